@@ -1,0 +1,128 @@
+"""The low-level API: blocks over one shared K/V pool, and passes over any views of them.
+
+cache = SharedCache(model)
+prompt = cache.block(model.tokenizer.encode("..."))        # prefilled
+alice, bob = cache.new_block("alice"), cache.new_block("bob")
+result = cache.forward([Row((prompt, bob, alice), ids_a), Row((prompt, alice, bob), ids_b)])
+logits = cache.to_numpy(result)                            # [2, V]
+prompt.link(alice)                                         # publish
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hogwild.backends.base import Backend, ForwardResult
+from hogwild.core.blocks import Block, IntArray, Pages
+from hogwild.core.plan import ForwardPlan, Row, build_plan
+from hogwild.core.pool import PAGE_SIZE, PagePool
+from hogwild.errors import LayoutError, OptionError, PromptError, TokenError
+
+PREFILL_CHUNK = 512
+
+
+class SharedCache:
+    """Blocks of one model's K/V pool.
+
+    Args:
+        backend: the loaded model.
+        num_tokens: room to start with, in tokens; the pool doubles when it is full.
+        max_tokens: the most it may grow to (None: no limit but the device's). Equal to `num_tokens`: a fixed pool.
+    """
+
+    def __init__(
+        self, backend: Backend, num_tokens: int = 1024, max_tokens: int | None = None, page_size: int = PAGE_SIZE
+    ) -> None:
+        if num_tokens < 1 or (max_tokens is not None and max_tokens < page_size):
+            raise OptionError(
+                "the cache would hold no page",
+                expected=f"num_tokens >= 1 and max_tokens >= {page_size}",
+                got=f"num_tokens={num_tokens}, max_tokens={max_tokens}",
+            )
+        max_pages = None if max_tokens is None else max_tokens // page_size
+        num_pages = -(-num_tokens // page_size)
+        self.backend = backend
+        self.pool = PagePool(min(num_pages, max_pages or num_pages), max_pages, page_size)
+        backend.reserve(self.pool.num_slots)
+
+    def new_block(self, name: str = "", pages: Pages | None = None) -> Block:
+        """An empty block; `pages` names a session's reservation to draw from instead of the pool."""
+        return Block(pages or self.pool, name)
+
+    def block(
+        self, token_ids: Sequence[int], context: Sequence[Block] = (), name: str = "", pages: Pages | None = None
+    ) -> Block:
+        """A block with these tokens, prefilled as the continuation of the blocks in `context`."""
+        block = self.new_block(name, pages)
+        self.prefill(block, token_ids, context)
+        return block
+
+    def prefill(self, block: Block, token_ids: Sequence[int], context: Sequence[Block] = ()) -> None:
+        """Add tokens to `block` in the context of other blocks, in passes of at most `PREFILL_CHUNK` tokens."""
+        for start in range(0, len(token_ids), PREFILL_CHUNK):
+            chunk = tuple(token_ids[start : start + PREFILL_CHUNK])
+            self.forward([Row((*context, block), chunk, logits="none")])
+
+    def forward(self, rows: Sequence[Row], *, hidden_states: bool = False) -> ForwardResult:
+        """One pass of one group of rows; see `forward_groups`."""
+        return self.forward_groups([rows], hidden_states=hidden_states)
+
+    def forward_groups(self, groups: Sequence[Sequence[Row]], *, hidden_states: bool = False) -> ForwardResult:
+        """One pass: append every row's tokens to its own block, then run the model; or an error and no change.
+
+        Rows of different groups must not share blocks. Logits come in the order of the rows that asked for them.
+        """
+        rows = [row for group in groups for row in group]
+        self._check(rows)
+        lengths = [len(row.own) for row in rows]
+        try:
+            plan = self._plan(groups)
+            self.backend.reserve(plan.num_slots)
+            return self.backend.forward(plan, hidden_states=hidden_states)
+        except BaseException:
+            for row, length in zip(rows, lengths, strict=True):
+                row.own.truncate(length)
+            raise
+
+    def to_numpy(self, result: ForwardResult) -> NDArray[np.float32]:
+        """The logits of a pass, `[n, V]` float32."""
+        return self.backend.to_numpy(result.logits)
+
+    def read_kv(self, block: Block, layer: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """K `[n, kv_heads, Dk]` and V `[n, kv_heads, Dv]` of a block's tokens as stored."""
+        return self.backend.read_kv(layer, block.slots)
+
+    @property
+    def kv_bytes_used(self) -> int:
+        """Bytes of K/V in pages that somebody holds."""
+        return self.pool.num_used * self.pool.page_size * self.backend.spec.kv_bytes_per_token
+
+    def _plan(self, groups: Sequence[Sequence[Row]]) -> ForwardPlan:
+        appended: list[list[IntArray]] = [[row.own.append(row.token_ids) for row in group] for group in groups]
+        return build_plan(groups, self.pool.num_slots, appended)
+
+    def _check(self, rows: Sequence[Row]) -> None:
+        spec = self.backend.spec
+        if not any(row.token_ids for row in rows):
+            raise PromptError("a pass has nothing to compute", expected="at least one new token in one row", got="none")
+        if len({id(row.own) for row in rows}) != len(rows):
+            raise LayoutError("two rows of a pass write the same block", expected="one writer for each block")
+        new_tokens = {id(row.own): len(row.token_ids) for row in rows}
+        for row in rows:
+            bad = [token for token in row.token_ids if not 0 <= token < spec.vocab_size]
+            if bad:
+                raise TokenError(
+                    "a token id is outside the vocabulary", expected=f"0..{spec.vocab_size - 1}", got=str(bad[0])
+                )
+            length = row.num_visible + sum(new_tokens.get(id(block), 0) for block in row.view)
+            if row.token_ids and length > spec.context_size:
+                raise PromptError(
+                    f"the view of block {row.own.name!r} would be longer than the context",
+                    expected=f"at most {spec.context_size} tokens",
+                    got=f"{length} tokens",
+                    remedy="shorten the prompt, or use a model with a longer context",
+                )

@@ -1,0 +1,196 @@
+"""Blocks: append-only runs of tokens whose keys and values lie in pages; publishing relinks, nothing is copied.
+
+A block is a sequence of *runs*. Within a run the stored keys stand at consecutive rotary positions, so one query
+offset serves the whole run. A block that is only appended to has one run; publishing a step adds the step's runs, at
+the positions at which they were written. Where a run's slots lie in memory does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+
+
+class Pages(Protocol):
+    """Where a block takes its pages from: a `PagePool` or a session's `Reservation`."""
+
+    @property
+    def page_size(self) -> int: ...
+    def references(self, page: int) -> int: ...
+    def allocate(self, count: int, near: int | None = None) -> list[int]: ...
+    def retain(self, pages: Iterable[int]) -> None: ...
+    def release(self, pages: Iterable[int]) -> int: ...
+
+
+class IntBuffer:
+    """A growing array of integers: appending is amortised O(1), reading is a view without a copy."""
+
+    __slots__ = ("_data", "_length")
+
+    def __init__(self, values: Sequence[int] | IntArray = ()) -> None:
+        self._data = np.array(values, dtype=np.int64)
+        self._length = len(self._data)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def array(self) -> IntArray:
+        """The values, as a read-only view that is valid until the next change."""
+        view = self._data[: self._length]
+        view.flags.writeable = False
+        return view
+
+    def extend(self, values: Sequence[int] | IntArray) -> None:
+        """Append `values`."""
+        end = self._length + len(values)
+        if end > len(self._data):
+            grown = np.empty(max(end, 2 * len(self._data), 16), dtype=np.int64)
+            grown[: self._length] = self._data[: self._length]
+            self._data = grown
+        self._data[self._length : end] = values
+        self._length = end
+
+    def truncate(self, length: int) -> None:
+        """Forget everything from `length` on."""
+        self._length = min(self._length, length)
+
+
+class Block:
+    """Tokens with K/V in every layer: `token_ids[i]` is stored in `slots[i]`, for i in `0..len-1`."""
+
+    def __init__(self, pages: Pages, name: str = "") -> None:
+        self.name = name
+        self._pages = pages
+        self._held: list[int] = []  # pages, each referenced once by this block, in order of first use
+        self._held_first = IntBuffer()  # index of the first token in each held page
+        self._slots = IntBuffer()
+        self._token_ids = IntBuffer()
+        self._run_start = IntBuffer()  # index of the first token of each run
+        self._run_position = IntBuffer()  # rotary position of each run's first key
+        self._open = False  # whether the last run may be continued
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __repr__(self) -> str:
+        return f"Block({self.name!r}, {len(self)} tokens, {self.num_runs} runs, {len(self._held)} pages)"
+
+    @property
+    def token_ids(self) -> IntArray:
+        """The tokens whose K/V the block holds, in order, [n]."""
+        return self._token_ids.array
+
+    @property
+    def slots(self) -> IntArray:
+        """Where each token's K/V lies in the pool, [n]."""
+        return self._slots.array
+
+    @property
+    def run_starts(self) -> IntArray:
+        """Index in the block of each run's first token, [num_runs]."""
+        return self._run_start.array
+
+    @property
+    def run_positions(self) -> IntArray:
+        """Rotary position at which each run's first key is stored, [num_runs]."""
+        return self._run_position.array
+
+    @property
+    def num_runs(self) -> int:
+        """How many runs the block consists of."""
+        return len(self._run_start)
+
+    @property
+    def page_ids(self) -> tuple[int, ...]:
+        """The pages that the block holds a reference to."""
+        return tuple(self._held)
+
+    def append(self, token_ids: Sequence[int] | IntArray) -> IntArray:
+        """Add tokens at the end and return the slots for their K/V, [n]: all of them, or `PoolExhausted` and no change.
+
+        A page that somebody else holds too, or that was published, is never written: the tokens then open a new page.
+        """
+        count, length = len(token_ids), len(self)
+        if count == 0:
+            return np.empty(0, dtype=np.int64)
+        size = self._pages.page_size
+        tail = self._writable_tail()
+        num_new = -(-max(0, count - len(tail)) // size)
+        new = self._pages.allocate(num_new, self._held[-1] if self._held else None)
+        first = np.concatenate([tail, *(np.arange(page * size, (page + 1) * size) for page in new)]).astype(np.int64)
+        if not self._open:
+            self._run_start.extend([length])
+            self._run_position.extend([length])
+            self._open = True
+        self._held += new
+        self._held_first.extend([length + len(tail) + i * size for i in range(num_new)])
+        self._slots.extend(first[:count])
+        self._token_ids.extend(token_ids)
+        return first[:count]
+
+    def link(self, step: Block) -> None:
+        """Publish: move all of `step`'s tokens to the end of this block and leave `step` empty.
+
+        Pages change hands; no key or value byte moves and no key is turned again.
+        """
+        assert step._pages is self._pages, "both blocks must draw from the same pages"
+        length = len(self)
+        self._held += step._held
+        self._held_first.extend(step._held_first.array + length)
+        self._slots.extend(step.slots)
+        self._token_ids.extend(step.token_ids)
+        self._run_start.extend(step.run_starts + length)
+        self._run_position.extend(step.run_positions)
+        self._open = False
+        step._forget(0)
+        step._held = []
+
+    def fork(self, name: str = "") -> Block:
+        """Make a block with the same content; the pages are shared, and whoever appends next opens a new page."""
+        twin = Block(self._pages, name or self.name)
+        self._pages.retain(self._held)
+        twin._held = list(self._held)
+        for field in ("_held_first", "_slots", "_token_ids", "_run_start", "_run_position"):
+            setattr(twin, field, IntBuffer(getattr(self, field).array))
+        twin._open = self._open
+        return twin
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens from `length` on; pages that hold nothing any more are released."""
+        assert 0 <= length <= len(self), f"cannot truncate {len(self)} tokens to {length}"
+        if length == len(self):
+            return
+        keep = int(np.searchsorted(self._held_first.array, length))
+        dropped, self._held = self._held[keep:], self._held[:keep]
+        self._forget(length)
+        self._pages.release(dropped)
+
+    def clear(self) -> None:
+        """Forget every token and release every page."""
+        self.truncate(0)
+
+    def _forget(self, length: int) -> None:
+        """Shorten the arrays to `length` tokens; a run that was published is not continued afterwards."""
+        runs = int(np.searchsorted(self._run_start.array, length))
+        self._open = self._open and runs == self.num_runs and runs > 0
+        self._held_first.truncate(int(np.searchsorted(self._held_first.array, length)))
+        self._slots.truncate(length)
+        self._token_ids.truncate(length)
+        self._run_start.truncate(runs)
+        self._run_position.truncate(runs)
+
+    def _writable_tail(self) -> IntArray:
+        """The slots after the last token in its page, if this block alone may write them."""
+        empty = np.empty(0, dtype=np.int64)
+        if not self._open or not len(self):
+            return empty
+        last, size = int(self.slots[-1]), self._pages.page_size
+        if self._pages.references(last // size) != 1:
+            return empty
+        return np.arange(last + 1, (last // size + 1) * size)
