@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hogwild.core.blocks import Block, IntArray
 from hogwild.core.rotary import MAX_OFFSET
@@ -84,8 +83,9 @@ class GroupPlan:
 
         positions: `[T]` positions of the group's tokens.
         """
-        query = positions[:, None] + self.offsets[self.token_row]
-        return np.maximum(query - self.run_position[None, :] - window + 1, 0)
+        query: IntArray = positions[:, None] + self.offsets[self.token_row]
+        first: IntArray = np.maximum(query - self.run_position[None, :] - window + 1, 0)
+        return first
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,9 @@ class _Column:
     appearance: int
 
 
-def build_plan(groups: Sequence[Sequence[Row]], num_slots: int, appended: Sequence[Sequence[IntArray]]) -> ForwardPlan:
+def build_plan(
+    groups: Sequence[Sequence[Row]], num_slots: int, appended: Sequence[Sequence[IntArray]]
+) -> ForwardPlan:
     """Plan the pass of `groups` (rows of each session), whose tokens have been appended to their own blocks.
 
     appended: for each row the slots that its new tokens were given. num_slots: size of the pool that holds them.

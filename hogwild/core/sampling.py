@@ -25,8 +25,8 @@ class SamplingParams:
         top_k: keep the k most likely tokens (ties with the k-th stay); 0 keeps all.
         top_p: keep the most likely tokens until their probability reaches p; 1 keeps all.
         min_p: keep tokens at least `min_p` times as likely as the most likely one; 0 keeps all.
-        repetition_penalty: divide positive (multiply negative) logits of tokens that the worker's own text or the prompt
-            already holds (arXiv 1909.05858); 1 is off.
+        repetition_penalty: divide positive (multiply negative) logits of tokens that the worker's own text or the
+            prompt already holds (arXiv 1909.05858); 1 is off.
         banned_ids: tokens that are never chosen.
     """
 
@@ -72,7 +72,12 @@ class SampleRequest:
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """Tokens chosen for n rows: `token_ids [n]`; where `finite [n]` is False the logits held NaN and the id means nothing."""
+    """Tokens chosen for n rows.
+
+    Attributes:
+        token_ids: `[n]`; an id means nothing where `finite` is False.
+        finite: `[n]`, False where the row's logits held NaN.
+    """
 
     token_ids: NDArray[np.int64]
     finite: NDArray[np.bool_]
