@@ -207,6 +207,10 @@ class Reservation:
         self._pool._reserved += freed
         return freed
 
+    def extend(self, count: int) -> None:
+        """Set `count` more pages aside, or raise `PoolExhausted`."""
+        self.count += self._pool.reserve(count).count
+
     def close(self) -> None:
         """Give the unused share back to the pool; every page of the session must have been released."""
         assert self.num_used == 0, f"{self.num_used} pages are still held"

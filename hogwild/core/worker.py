@@ -1,0 +1,108 @@
+"""One worker's state: what it writes, what it must write next, and its account of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hogwild.core.blocks import Block
+from hogwild.core.events import WorkerReason
+from hogwild.core.sampling import SampleRequest, SamplingParams
+from hogwild.core.script import Codec, StreamDecoder
+from hogwild.core.steps import ends_sentence
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker of a session.
+
+    Attributes:
+        own: the block that it writes: its unfinished step, or everything in layouts that do not publish.
+        pending: tokens that were sampled or forced and go to `own` in the next pass.
+        closing: a finished step whose last tokens, `closing_ids`, are fed in the next pass; then it is published.
+            It is step number `closing_step`.
+        step: number of the step it is in, from 1.
+        step_text: what it sampled in this step; num_step_sampled: in how many tokens.
+        num_own_sampled: how many sampled tokens `own` and `pending` hold.
+        text: everything that it sampled.
+    """
+
+    index: int
+    name: str
+    params: SamplingParams
+    key: NDArray[np.uint64]
+    own: Block
+    decoder: StreamDecoder
+    pending: list[int] = field(default_factory=list)
+    closing: Block | None = None
+    closing_ids: list[int] = field(default_factory=list)
+    closing_step: int = 0
+    step: int = 1
+    step_text: str = ""
+    num_step_sampled: int = 0
+    num_own_sampled: int = 0
+    text: str = ""
+    joined: bool = False
+    ended: WorkerReason | None = None
+    answer: str | None = None
+    num_sampled: int = 0
+    num_forced: int = 0
+    num_stored: int = 0
+    num_released: int = 0
+    seen: set[int] = field(default_factory=set)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it writes."""
+        return self.joined and self.ended is None
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether tokens of its wait to be stored; one that ended for lack of room stores no more in its own block."""
+        return bool(self.closing_ids) or (bool(self.pending) and self.ended != "length")
+
+    @property
+    def text_in_own(self) -> bool:
+        """Whether `own` (with what is pending for it) holds anything that the worker said itself."""
+        return self.num_own_sampled > 0
+
+    @property
+    def num_written(self) -> int:
+        """Tokens sampled and forced so far."""
+        return self.num_sampled + self.num_forced
+
+    def usage(self) -> dict[str, int]:
+        """Its account: forced + sampled = stored + pending + released, after every pass."""
+        return {
+            "worker": self.index,
+            "steps": self.step - (self.num_step_sampled == 0),
+            "forced": self.num_forced,
+            "sampled": self.num_sampled,
+            "stored": self.num_stored,
+            "pending": len(self.pending) + len(self.closing_ids),
+            "released": self.num_released,
+        }
+
+    def request(self, codec: Codec, eos_anywhere: bool) -> SampleRequest:
+        """How its next token is sampled: without control tokens, but for an end of text at a sentence's end."""
+        at_boundary = eos_anywhere or not self.step_text.strip() or ends_sentence(self.step_text)
+        banned = codec.control_ids - codec.eos_ids if at_boundary else codec.control_ids
+        penalised = self.params.repetition_penalty != 1.0
+        return SampleRequest(
+            params=self.params,
+            uniform=self._uniform(),
+            banned_ids=sorted(banned.union(self.params.banned_ids)),
+            history_ids=sorted(self.seen) if penalised else (),
+        )
+
+    def _uniform(self) -> float:
+        """The worker's n-th random number for its n-th sampled token: asking twice changes nothing."""
+        generator = np.random.Generator(np.random.Philox(key=self.key, counter=self.num_sampled))
+        return float(generator.random())
+
+
+def worker_key(seed: int, index: int) -> NDArray[np.uint64]:
+    """The key of worker `index`'s random stream in a session with that seed, [2]."""
+    return np.random.SeedSequence([seed, index]).generate_state(2, np.uint64).astype(np.uint64)

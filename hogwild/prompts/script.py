@@ -1,0 +1,134 @@
+"""A prompt style, a problem and a tokenizer together: what a session feeds to its workers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hogwild.core.answer import boxed_answer, until_closing_brace
+from hogwild.core.layout import Layout
+from hogwild.errors import PromptError
+from hogwild.prompts.style import PromptStyle, fill
+
+if TYPE_CHECKING:
+    from hogwild.models.tokenizer import Tokenizer
+
+_THINK = "<think>"
+
+
+class PromptScript:
+    """The `Script` of a session (see `hogwild.core.script`); raises `PromptError` for an empty problem."""
+
+    def __init__(
+        self, style: PromptStyle, tokenizer: Tokenizer, problem: str, layout: Layout, num_workers: int
+    ) -> None:
+        if not problem.strip():
+            raise PromptError("the problem is empty", expected="some text", remedy="pass it with -p, or - to read it")
+        if style.chat and not tokenizer.has_chat_template:
+            raise PromptError(
+                f"prompt style {style.name!r} needs a chat template and the model has none",
+                remedy="choose a style for base models: --prompt-style pair",
+            )
+        self._style, self._tokenizer, self._problem = style, tokenizer, problem
+        self._num_workers = num_workers
+        self._texts = {**style.texts, **layout.texts}
+
+    @property
+    def problem(self) -> str:
+        """The user's text."""
+        return self._problem
+
+    @property
+    def style(self) -> str:
+        """Name and version of the prompt style."""
+        return f"{self._style.name}/{self._style.version}"
+
+    @property
+    def text_names(self) -> tuple[str, ...]:
+        """Texts and labels that a layout may name."""
+        return tuple(self._texts)
+
+    @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Tokens that the style forbids, where the vocabulary has them as single tokens."""
+        ids = (self._tokenizer.token_id(text) for text in self._style.banned)
+        return tuple(token for token in ids if token is not None)
+
+    def prompt_ids(self) -> list[int]:
+        """The user turn in the model's template, then the opener of the shared history."""
+        tokenizer, style = self._tokenizer, self._style
+        user = self._fill(style.user)
+        if not style.chat:
+            return tokenizer.encode_document(user + style.opener)
+        messages = [{"role": "system", "content": self._fill(style.system)}] if style.system else []
+        ids = tokenizer.encode_chat([*messages, {"role": "user", "content": user}])
+        return ids + self._thinking(ids) + tokenizer.encode(self._fill(style.opener))
+
+    def text_ids(self, name: str) -> list[int]:
+        """A text that all workers share."""
+        text = self._texts[name]
+        return self._tokenizer.encode(self._fill(text if isinstance(text, str) else "".join(text)))
+
+    def label_ids(self, name: str, worker: int) -> list[int]:
+        """A worker's own copy of a text."""
+        text = self._texts[name]
+        own = text if isinstance(text, str) else text[min(worker, len(text) - 1)]
+        return self._tokenizer.encode(self._fill(own, worker))
+
+    def name_of(self, worker: int) -> str:
+        """A worker's name; beyond the style's names they are numbered."""
+        names = self._style.names
+        return names[worker] if worker < len(names) else f"Worker {worker + 1}"
+
+    def header_ids(self, worker: int, step: int) -> list[int]:
+        """What a step begins with."""
+        template = self._style.header + (self._style.greeting if step == 1 else "")
+        return self._tokenizer.encode(self._fill(template, worker, step))
+
+    def check_ids(self) -> list[int]:
+        """The question of the collaboration check."""
+        return self._tokenizer.encode(self._style.check)
+
+    def step_end_ids(self) -> list[int]:
+        """A blank line."""
+        return self._tokenizer.encode("\n\n")
+
+    def finish_ids(self) -> list[int]:
+        """What asks for the final answer."""
+        return self._tokenizer.encode(self._style.finish)
+
+    def forced_answer(self, text: str, is_last: bool) -> str | None:
+        """The answer after `finish_ids`: up to the closing brace, or the first line in styles without boxes."""
+        if self._style.boxed:
+            answer = until_closing_brace(text)
+        else:
+            line, newline, _ = text.lstrip().partition("\n")
+            answer = line if newline else None
+        if answer is None and is_last:
+            answer = text
+        return answer.strip() or None if answer is not None else None
+
+    def find_answer(self, text: str) -> str | None:
+        r"""The last `\boxed{...}` of a worker's own text."""
+        return boxed_answer(text) if self._style.boxed else None
+
+    def _thinking(self, ids: list[int]) -> list[int]:
+        """A reasoning model's opening tag, unless its template has just written it."""
+        tag = self._tokenizer.token_id(_THINK) if self._style.reasoning else None
+        return [] if tag is None or tag in ids[-3:] else [tag, *self._tokenizer.encode("\n")]
+
+    def _fill(self, template: str, worker: int | None = None, step: int = 1) -> str:
+        names = [self.name_of(i) for i in range(self._num_workers)]
+        values = {
+            "names": _listing(names),
+            "num_workers": str(self._num_workers),
+            "problem": self._problem,
+            "step": str(step),
+        }
+        if worker is not None:
+            values["name"] = self.name_of(worker)
+            values["others"] = _listing([name for i, name in enumerate(names) if i != worker])
+        return fill(template, values)
+
+
+def _listing(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nobody"
