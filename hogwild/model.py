@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hogwild.backends.base import Backend, ModelSpec
 from hogwild.backends.options import LoadOptions
 from hogwild.backends.registry import find_backend
 from hogwild.core.sampling import GREEDY, SamplingParams
-from hogwild.models import BUNDLED, Tokenizer, find_checkpoint
+
+if TYPE_CHECKING:
+    from hogwild.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Model:
         self.backend.close()
 
 
-def load(name: str = BUNDLED, *, backend: str = "auto", dtype: str = "auto", device: str = "auto") -> Model:
+def load(name: str = "bundled", *, backend: str = "auto", dtype: str = "auto", device: str = "auto") -> Model:
     """Load a model.
 
     Args:
@@ -59,6 +61,8 @@ def load(name: str = BUNDLED, *, backend: str = "auto", dtype: str = "auto", dev
     Raises:
         ModelNotFound, CheckpointError, ModelRefused, BackendUnavailable, OptionError.
     """
+    from hogwild.models import find_checkpoint  # reads files: imported only when a model is loaded
+
     options = LoadOptions(dtype=dtype, device=device)
     loader = find_backend(backend).loader()
     checkpoint = find_checkpoint(name)

@@ -109,7 +109,8 @@ def _parse(text: str, place: str) -> PromptStyle:
                 if keys
             ),
         )
-    return PromptStyle(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    return PromptStyle(**fields)
 
 
 def _fits(value: Any, annotation: Any) -> bool:
