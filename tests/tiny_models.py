@@ -130,7 +130,7 @@ def _weights(config: dict[str, Any], rng: np.random.Generator) -> Iterator[tuple
 
 
 def _tokenizer() -> Tokenizer:
-    """Bytes, a few merges and the control tokens; a blank line is one token, with or without the full stop before it."""
+    """Bytes, a few merges and the control tokens; a blank line is one token, also with the full stop before it."""
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in MERGES)]
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(MERGES)))
