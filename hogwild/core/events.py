@@ -163,18 +163,19 @@ def event_to_dict(event: Event) -> dict[str, Any]:
 
 def event_from_dict(data: Any) -> Event:
     """The event that `event_to_dict` wrote; `TraceError` for anything else."""
-    if not isinstance(data, dict) or data.get("event") not in KINDS:
+    name = data.get("event") if isinstance(data, dict) else None
+    if not isinstance(name, str) or name not in KINDS:
         raise TraceError("an event is not understood", expected=f"event: {', '.join(KINDS)}", got=repr(data)[:80])
-    kind = KINDS[data["event"]]
+    kind = KINDS[name]
     hints = get_type_hints(kind)
-    values = {name: value for name, value in data.items() if name != "event"}
+    values = {field: value for field, value in data.items() if field != "event"}
     if set(values) != set(hints):
         raise TraceError(
-            f"an event {data['event']!r} has the wrong fields",
+            f"an event {name!r} has the wrong fields",
             expected=", ".join(sorted(hints)),
             got=", ".join(sorted(values)),
         )
-    return kind(**{name: _read(values[name], hint, f"{data['event']}.{name}") for name, hint in hints.items()})
+    return kind(**{field: _read(values[field], hint, f"{name}.{field}") for field, hint in hints.items()})
 
 
 def _read(value: Any, hint: Any, place: str) -> Any:

@@ -130,7 +130,9 @@ STYLE = PromptStyle(
 )
 
 
-def fake_engine(say: Say, context_size: int = 100_000, max_cache_tokens: int | None = None) -> tuple[Engine, FakeBackend]:
+def fake_engine(
+    say: Say, context_size: int = 100_000, max_cache_tokens: int | None = None
+) -> tuple[Engine, FakeBackend]:
     backend = FakeBackend(say, context_size)
     model = Model("fake", backend, FakeTokenizer(), {})  # type: ignore[arg-type]
     return Engine(model, cache_tokens=min(256, max_cache_tokens or 256), max_cache_tokens=max_cache_tokens), backend

@@ -219,7 +219,7 @@ def test_eos_ends_a_worker_and_publishes_what_it_said():
     def say(view: str) -> str:
         own = view[view.rfind(">") + 1 :]
         if view[view.rfind("<") + 1] == "B":
-            return "b." [len(own)] if len(own) < 2 else "EOS"
+            return "b."[len(own)] if len(own) < 2 else "EOS"
         return "x"
 
     watch, backend = start(say, num_workers=2, max_passes=10, finisher_tokens=0)
