@@ -381,7 +381,7 @@ class Session:
         """When every finisher has its answer: record the state at the budget; at the last budget end the session."""
         if not all(finisher.is_done for finisher in self._finishers):
             return
-        forced = [(finisher.worker, finisher.answer) for finisher in self._finishers if finisher.answer is not None]
+        forced = [(finisher.worker, text) for finisher in self._finishers if (text := finisher.answer) is not None]
         self._close_finishers()
         for index, answer in forced:
             self._emit(ev.AnswerGiven, worker=index, answer=answer, source="finisher")

@@ -31,7 +31,8 @@ def test_every_style_serves_every_layout(name):
         layout.check(3, made.text_names)
         prompt = "".join(map(chr, made.prompt_ids()))
         assert "What is 1+1?" in prompt
-        assert "{name" not in prompt and "{problem}" not in prompt
+        assert "{name" not in prompt
+        assert "{problem}" not in prompt
 
 
 def test_braces_in_problems_and_templates_stay():

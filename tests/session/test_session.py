@@ -137,7 +137,8 @@ def test_the_step_limit_ends_a_step_by_force():
     watch, _ = start(lambda view: "x", num_workers=2, max_step_tokens=7, max_passes=30)
     watch.run()
     ended = watch.of(ev.StepEnded)
-    assert ended and all(event.reason == "limit" and event.text == "x" * 7 for event in ended)
+    assert ended
+    assert all(event.reason == "limit" and event.text == "x" * 7 for event in ended)
     assert all(event.num_tokens == 4 + 7 + 2 for event in watch.of(ev.StepPublished))
 
 
@@ -269,7 +270,7 @@ def test_a_worker_with_nan_is_stopped_and_the_others_go_on_as_if_it_had_left():
 
 
 def test_cancelling_one_worker_returns_its_pages():
-    watch, backend = start(lambda view: "x", num_workers=2, max_passes=12, finisher_tokens=0)
+    watch, _backend = start(lambda view: "x", num_workers=2, max_passes=12, finisher_tokens=0)
     while watch.session.pass_index < 5:
         watch.step()
     used = watch.engine.cache.pool.num_used
@@ -306,7 +307,7 @@ def test_labels_and_private_texts():
 
 def test_a_layout_that_reads_a_block_nobody_writes_is_refused():
     for view in (("common", "text:nothing", "own"), ("common", "worker:5", "own")):
-        with pytest.raises(LayoutError, match="nobody writes|not there"):
+        with pytest.raises(LayoutError, match=r"nobody writes|not there"):
             start(lambda view: "x", layout=Layout("bad", view=view))
 
 
