@@ -1,0 +1,179 @@
+"""The MLX backend in its plain form: mlx-lm's models, attention from MLX operations."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.utils import get_total_parameters
+from numpy.typing import NDArray
+
+from hogwild.backends.base import BackendInfo, ForwardResult, ModelSpec
+from hogwild.backends.mlx.hook import Hook
+from hogwild.backends.mlx.model_pass import PassRunner, recorded_layers
+from hogwild.backends.mlx.pool import KVPool
+from hogwild.backends.mlx.probe import certify
+from hogwild.backends.mlx.sampling import sample
+from hogwild.backends.mlx.self_check import check_against_plain
+from hogwild.backends.mlx.weights import load_weights
+from hogwild.backends.options import LoadOptions
+from hogwild.core.plan import ForwardPlan
+from hogwild.core.rotary import MAX_OFFSET, OffsetTable
+from hogwild.core.sampling import SampleRequest, SampleResult
+from hogwild.errors import BackendUnavailable, ModelRefused, OptionError
+from hogwild.models.checkpoint import Checkpoint
+
+_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+_CHECK_SLOTS = 64
+
+
+def load(checkpoint: Checkpoint, options: LoadOptions) -> MlxBackend:
+    """Load a checkpoint and certify it.
+
+    dtype "auto": quantised weights stay quantised; on a GPU everything else stays as stored, on a CPU activations, K/V
+    and plain weights are float32, since MLX computes 16-bit numbers slowly there. "float32" dequantises. "float16" and
+    "bfloat16" keep quantised weights and set the dtype of everything else. "float64" is refused.
+
+    Raises `ModelRefused`, `CheckpointError`, `BackendUnavailable`, `OptionError`.
+    """
+    device = _find_device(options.device)
+    with mx.stream(device):
+        model = load_weights(checkpoint, _find_dtype(options.dtype, device), keep_quantised=options.dtype != "float32")
+        return MlxBackend(model, checkpoint.config, device)
+
+
+class MlxBackend:
+    """A loaded model; see `hogwild.backends.base.Backend`. The thread that made it must be the one that uses it."""
+
+    def __init__(self, model: Any, config: Mapping[str, Any], device: Any) -> None:
+        self._model, self._device = model, device
+        self._hook = Hook(model)
+        try:
+            self._certify(config)
+        except BaseException:
+            self._hook.release()
+            raise
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Facts of the model."""
+        return self._spec
+
+    @property
+    def info(self) -> BackendInfo:
+        """Where it runs."""
+        return self._info
+
+    def reserve(self, num_slots: int) -> None:
+        """Make the pool hold at least `num_slots` slots."""
+        with mx.stream(self._device):
+            self._pool.reserve(num_slots)
+
+    def forward(self, plan: ForwardPlan, *, hidden_states: bool = False) -> ForwardResult:
+        """Run the model once.
+
+        Logits are lazy: they are computed when they are sampled or read. A pass that wants none computes K/V alone,
+        without the vocabulary projection.
+        """
+        self.reserve(plan.num_slots)
+        with mx.stream(self._device):
+            if hidden_states:
+                with recorded_layers(self._model) as outputs:
+                    logits = self._run(plan)
+                return ForwardResult(logits, tuple(np.array(x[:, 0].astype(mx.float32), np.float64) for x in outputs))
+            logits = self._run(plan)
+            if not len(plan.logit_tokens):
+                self._pool.evaluate()
+            return ForwardResult(logits)
+
+    def sample(self, logits: mx.array, requests: Sequence[SampleRequest]) -> SampleResult:
+        """Choose one token for each row of `logits [n, V]`; one evaluation computes the pass and the choice."""
+        with mx.stream(self._device):
+            return sample(logits, requests, mx.float64 if self._device == mx.Device(mx.cpu) else mx.float32)
+
+    def to_numpy(self, logits: mx.array) -> NDArray[np.float32]:
+        """Logits as float32, `[n, V]`."""
+        with mx.stream(self._device):
+            return np.array(logits.astype(mx.float32))
+
+    def read_kv(self, layer: int, slots: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """K and V of some slots in float32."""
+        with mx.stream(self._device):
+            return self._pool.read(layer, np.asarray(slots, dtype=np.int64))
+
+    def close(self) -> None:
+        """Free the pool and the weights, and give mlx-lm's modules their own attention back."""
+        self._hook.release()
+        self._pool.clear()
+        del self._model, self._runner
+        mx.clear_cache()
+
+    def _run(self, plan: ForwardPlan) -> mx.array:
+        logits = self._runner.run(plan, self._pool)
+        if len(plan.logit_tokens) == plan.num_tokens:
+            return logits
+        return logits[mx.array(plan.logit_tokens.astype(np.int32))]
+
+    def _certify(self, config: Mapping[str, Any]) -> None:
+        context_size = _context_size(config)
+        found = certify(self._model, config, context_size)
+        self._pool = KVPool(found.layers, found.dtype)
+        self._runner = PassRunner(self._model, found.layers, found.num_heads, lru_cache(OffsetTable))
+        self._spec = ModelSpec(
+            family=str(config["model_type"]),
+            num_layers=len(found.layers),
+            num_heads=found.num_heads,
+            hidden_size=int((config.get("text_config") or config)["hidden_size"]),
+            vocab_size=found.vocab_size,
+            context_size=context_size,
+            num_parameters=int(get_total_parameters(self._model)),
+            kv_bytes_per_token=self._pool.bytes_per_token,
+            layers=found.layers,
+        )
+        self._info = _describe(self._device, found.dtype)
+        self._pool.reserve(_CHECK_SLOTS)
+        check_against_plain(self._model, found.vocab_size, found.dtype, self._run, _CHECK_SLOTS)
+
+
+def _context_size(config: Mapping[str, Any]) -> int:
+    text = config.get("text_config") or config
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"):
+        if text.get(name):
+            return min(int(text[name]), MAX_OFFSET - 1)
+    raise ModelRefused(
+        "the model's config does not say how long its context is", expected="max_position_embeddings", got="nothing"
+    )
+
+
+def _find_dtype(name: str, device: Any) -> Any:
+    if name == "float64":
+        raise OptionError(
+            "MLX does not compute models in float64",
+            expected="auto, float32, float16 or bfloat16",
+            got=name,
+            remedy="use the reference backend for float64",
+        )
+    if name == "auto":
+        return mx.float32 if device == mx.Device(mx.cpu) else None
+    return _DTYPES[name]
+
+
+def _find_device(name: str) -> Any:
+    kinds = {"cpu": mx.cpu, "gpu": mx.gpu}
+    if name == "auto":
+        return mx.default_device()
+    if name not in kinds:
+        raise OptionError(f"MLX has no device {name!r}", expected="auto, cpu or gpu", got=name)
+    if not mx.is_available(kinds[name]):
+        raise BackendUnavailable("MLX has no GPU on this machine", expected="a GPU", got=name, remedy="use device cpu")
+    return mx.Device(kinds[name])
+
+
+def _describe(device: Any, dtype: Any) -> BackendInfo:
+    versions = {package: importlib.metadata.version(package) for package in ("mlx", "mlx-lm")}
+    kind = "cpu" if device == mx.Device(mx.cpu) else "gpu"
+    return BackendInfo("mlx", kind, str(dtype).removeprefix("mlx.core."), "mlx operations", versions)

@@ -1,0 +1,144 @@
+"""From a checkpoint to a model of mlx-lm with its weights.
+
+Folders go through mlx-lm's own loader, which reads plain and quantised safetensors and never runs a folder's code. A
+GGUF file's Q4_0, Q4_1 and Q8_0 tensors stay quantised (MLX reads them as 4 and 8 bits in groups of 32); others are
+dequantised by the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.utils import _get_classes, dequantize_model, load_model
+
+from hogwild.errors import CheckpointError, ModelRefused
+from hogwild.models.checkpoint import Checkpoint
+from hogwild.models.gguf_names import transformers_name
+
+_GGUF_GROUP = 32
+
+
+def load_weights(checkpoint: Checkpoint, dtype: Any, *, keep_quantised: bool) -> Any:
+    """The model, evaluated, on the current default device.
+
+    dtype: of floating-point weights and activations; None leaves them as stored.
+    """
+    model = _from_gguf(checkpoint, keep_quantised) if checkpoint.format == "gguf" else _from_folder(checkpoint)
+    if not keep_quantised and any("scales" in module for _, module in model.named_modules()):
+        model = _dequantised(model)
+    if dtype is not None:
+        model.set_dtype(dtype)
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def _from_folder(checkpoint: Checkpoint) -> Any:
+    config = legacy_rope(checkpoint.config)
+    try:
+        model, _ = load_model(checkpoint.path, lazy=True, model_config=config, trust_remote_code=False)
+    except (FileNotFoundError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"mlx-lm cannot read {checkpoint.path}", got=str(error)) from error
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        raise _not_built(checkpoint.config, error) from error
+    return model
+
+
+def _from_gguf(checkpoint: Checkpoint, keep_quantised: bool) -> Any:
+    config = {**checkpoint.config, **legacy_rope(checkpoint.config)}
+    try:
+        model_class, args_class = _get_classes(config)
+        model = model_class(args_class.from_dict(config))
+    except (ValueError, TypeError, KeyError) as error:
+        raise _not_built(config, error) from error
+    weights = _quantised_tensors(checkpoint) if keep_quantised else {}
+    bits = {
+        name.removesuffix(".scales"): _bits(weights, name.removesuffix(".scales"))
+        for name in weights
+        if name.endswith(".scales")
+    }
+    for name in checkpoint.weights.names():
+        if name not in weights:
+            weights[name] = mx.array(checkpoint.weights.read(name))
+    if hasattr(model, "sanitize"):
+        weights = model.sanitize(weights)
+    if bits:
+        nn.quantize(
+            model,
+            class_predicate=lambda path, _: {"group_size": _GGUF_GROUP, "bits": bits[path]} if path in bits else False,
+        )
+    try:
+        model.load_weights(list(weights.items()), strict=True)
+    except ValueError as error:
+        raise CheckpointError(f"the tensors of {checkpoint.path} do not fit the model", got=str(error)) from error
+    return model
+
+
+def _quantised_tensors(checkpoint: Checkpoint) -> dict[str, mx.array]:
+    """`weight`, `scales` and `biases` of every tensor that MLX reads as quantised, under transformers' names."""
+    try:
+        loaded: Any = mx.load(str(checkpoint.path), format="gguf", return_metadata=True)
+    except (RuntimeError, ValueError):  # a quantisation that MLX does not know: everything is dequantised
+        return {}
+    tensors, metadata = loaded
+    interleaved = metadata.get("general.architecture") == "llama"
+    heads = {"q_proj": checkpoint.config["num_attention_heads"], "k_proj": checkpoint.config["num_key_value_heads"]}
+    found = {}
+    for stem in (name.removesuffix(".scales") for name in tensors if name.endswith(".scales")):
+        name = transformers_name(f"{stem}.weight")
+        if name is None:
+            continue
+        path = name.removesuffix(".weight")
+        num_heads = heads.get(path.rsplit(".", 1)[-1]) if interleaved else None
+        for part in ("weight", "scales", "biases"):
+            values = tensors[f"{stem}.{part}"]
+            found[f"{path}.{part}"] = values if num_heads is None else _half_split_rows(values, num_heads)
+    return found
+
+
+def _half_split_rows(values: mx.array, num_heads: int) -> mx.array:
+    """Rows of each head from rotary pairs (0, 1), (2, 3), ... to halves; packed weights, scales and biases alike."""
+    pairs = values.reshape(num_heads, values.shape[0] // num_heads // 2, 2, *values.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(values.shape)
+
+
+def _bits(weights: Mapping[str, mx.array], path: str) -> int:
+    num_columns = weights[f"{path}.scales"].shape[-1] * _GGUF_GROUP
+    return int(weights[f"{path}.weight"].shape[-1] * 32 // num_columns)
+
+
+def _dequantised(model: Any) -> Any:
+    """The model with plain float32 weights, computed from scales in float32."""
+    model.set_dtype(mx.float32)
+    model = dequantize_model(model)
+    left = [name for name, module in model.named_modules() if "scales" in module]
+    if left:
+        raise ModelRefused(
+            "some quantised weights cannot be dequantised", got=left[0], remedy="load the model with dtype auto"
+        )
+    return model
+
+
+def legacy_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What mlx-lm's files expect instead of `rope_parameters`, in which newer configs keep base and scaling."""
+    parameters = config.get("rope_parameters")
+    if not isinstance(parameters, Mapping) or any(isinstance(value, Mapping) for value in parameters.values()):
+        return {}
+    legacy: dict[str, Any] = {}
+    if config.get("rope_theta") is None and parameters.get("rope_theta") is not None:
+        legacy["rope_theta"] = parameters["rope_theta"]
+    if not config.get("rope_scaling") and parameters.get("rope_type", "default") != "default":
+        legacy["rope_scaling"] = dict(parameters)
+    return legacy
+
+
+def _not_built(config: Mapping[str, Any], error: Exception) -> ModelRefused:
+    return ModelRefused(
+        f"mlx-lm cannot build a model of type {config.get('model_type')!r}",
+        expected="an architecture that the installed mlx-lm has",
+        got=f"{type(error).__name__}: {error}",
+        remedy="use another model or another backend",
+    )
