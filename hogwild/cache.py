@@ -37,11 +37,11 @@ class SharedCache:
     def __init__(
         self, backend: Backend, num_tokens: int = 1024, max_tokens: int | None = None, page_size: int = PAGE_SIZE
     ) -> None:
-        if num_tokens < 1 or (max_tokens is not None and max_tokens < page_size):
+        if num_tokens < 1 or page_size < 1 or (max_tokens is not None and max_tokens < page_size):
             raise OptionError(
                 "the cache would hold no page",
-                expected=f"num_tokens >= 1 and max_tokens >= {page_size}",
-                got=f"num_tokens={num_tokens}, max_tokens={max_tokens}",
+                expected="num_tokens >= 1, page_size >= 1 and max_tokens >= page_size",
+                got=f"num_tokens={num_tokens}, max_tokens={max_tokens}, page_size={page_size}",
             )
         max_pages = None if max_tokens is None else max_tokens // page_size
         num_pages = -(-num_tokens // page_size)
@@ -62,10 +62,19 @@ class SharedCache:
         return block
 
     def prefill(self, block: Block, token_ids: Sequence[int], context: Sequence[Block] = ()) -> None:
-        """Add tokens to `block` in the context of other blocks, in passes of at most `PREFILL_CHUNK` tokens."""
-        for start in range(0, len(token_ids), PREFILL_CHUNK):
-            chunk = tuple(token_ids[start : start + PREFILL_CHUNK])
-            self.forward([Row((*context, block), chunk, logits="none")])
+        """Add tokens to `block` in the context of other blocks, in passes of at most `PREFILL_CHUNK` tokens.
+
+        All of them, or an error and no change. Without tokens nothing happens.
+        """
+        view, length = (*context, block), len(block)
+        if len(token_ids):
+            self._check([Row(view, tuple(token_ids))])
+        try:
+            for start in range(0, len(token_ids), PREFILL_CHUNK):
+                self.forward([Row(view, tuple(token_ids[start : start + PREFILL_CHUNK]), logits="none")])
+        except BaseException:
+            block.truncate(length)
+            raise
 
     def forward(self, rows: Sequence[Row], *, hidden_states: bool = False) -> ForwardResult:
         """One pass of one group of rows; see `forward_groups`."""
@@ -78,7 +87,7 @@ class SharedCache:
         """
         rows = [row for group in groups for row in group]
         self._check(rows)
-        lengths = [len(row.own) for row in rows]
+        lengths, capacity = [len(row.own) for row in rows], self.pool.capacity
         try:
             plan = self._plan(groups)
             self.backend.reserve(plan.num_slots)
@@ -86,6 +95,7 @@ class SharedCache:
         except BaseException:
             for row, length in zip(rows, lengths, strict=True):
                 row.own.truncate(length)
+            self.pool.shrink_to(capacity)
             raise
 
     def to_numpy(self, result: ForwardResult) -> NDArray[np.float32]:
@@ -106,23 +116,41 @@ class SharedCache:
         return build_plan(groups, self.pool.num_slots, appended)
 
     def _check(self, rows: Sequence[Row]) -> None:
-        spec = self.backend.spec
         if not any(row.token_ids for row in rows):
             raise PromptError("a pass has nothing to compute", expected="at least one new token in one row", got="none")
-        if len({id(row.own) for row in rows}) != len(rows):
+        if len({row.own for row in rows}) != len(rows):
             raise LayoutError("two rows of a pass write the same block", expected="one writer for each block")
-        new_tokens = {id(row.own): len(row.token_ids) for row in rows}
+        new_tokens = {row.own: len(row.token_ids) for row in rows}
         for row in rows:
-            bad = [token for token in row.token_ids if not 0 <= token < spec.vocab_size]
-            if bad:
+            self._check_blocks(row)
+            self._check_tokens(row)
+            self._check_length(row, sum(new_tokens.get(block, 0) for block in row.view))
+
+    def _check_blocks(self, row: Row) -> None:
+        for block in row.view:
+            if block.pool is not self.pool:
+                raise LayoutError(
+                    f"block {block.name!r} belongs to another cache",
+                    expected="views of blocks that this cache made",
+                    remedy="make the block with new_block or block of this cache",
+                )
+
+    def _check_tokens(self, row: Row) -> None:
+        vocab_size = self.backend.spec.vocab_size
+        for token in row.token_ids:
+            if not isinstance(token, int | np.integer) or not 0 <= token < vocab_size:
                 raise TokenError(
-                    "a token id is outside the vocabulary", expected=f"0..{spec.vocab_size - 1}", got=str(bad[0])
+                    "a token id is outside the vocabulary",
+                    expected=f"whole numbers from 0 to {vocab_size - 1}",
+                    got=repr(token),
                 )
-            length = row.num_visible + sum(new_tokens.get(id(block), 0) for block in row.view)
-            if row.token_ids and length > spec.context_size:
-                raise PromptError(
-                    f"the view of block {row.own.name!r} would be longer than the context",
-                    expected=f"at most {spec.context_size} tokens",
-                    got=f"{length} tokens",
-                    remedy="shorten the prompt, or use a model with a longer context",
-                )
+
+    def _check_length(self, row: Row, num_new: int) -> None:
+        length, limit = row.num_visible + num_new, self.backend.spec.context_size
+        if row.token_ids and length > limit:
+            raise PromptError(
+                f"the view of block {row.own.name!r} would be longer than the context",
+                expected=f"at most {limit} tokens",
+                got=f"{length} tokens",
+                remedy="shorten the prompt, or use a model with a longer context",
+            )

@@ -13,12 +13,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hogwild.core.pool import PagePool
+from hogwild.errors import LayoutError, OptionError
+
 IntArray = NDArray[np.int64]
 
 
 class Pages(Protocol):
     """Where a block takes its pages from: a `PagePool` or a session's `Reservation`."""
 
+    @property
+    def pool(self) -> PagePool: ...
     @property
     def page_size(self) -> int: ...
     def references(self, page: int) -> int: ...
@@ -82,6 +87,11 @@ class Block:
         return f"Block({self.name!r}, {len(self)} tokens, {self.num_runs} runs, {len(self._held)} pages)"
 
     @property
+    def pool(self) -> PagePool:
+        """The pool that its pages belong to."""
+        return self._pages.pool
+
+    @property
     def token_ids(self) -> IntArray:
         """The tokens whose K/V the block holds, in order, [n]."""
         return self._token_ids.array
@@ -116,6 +126,7 @@ class Block:
 
         A page that somebody else holds too, or that was published, is never written: the tokens then open a new page.
         """
+        token_ids = np.asarray(token_ids, dtype=np.int64)
         count, length = len(token_ids), len(self)
         if count == 0:
             return np.empty(0, dtype=np.int64)
@@ -123,23 +134,28 @@ class Block:
         tail = self._writable_tail()
         num_new = -(-max(0, count - len(tail)) // size)
         new = self._pages.allocate(num_new, self._held[-1] if self._held else None)
-        first = np.concatenate([tail, *(np.arange(page * size, (page + 1) * size) for page in new)]).astype(np.int64)
+        slots = np.concatenate([tail, *(np.arange(page * size, (page + 1) * size) for page in new)])[:count]
         if not self._open:
             self._run_start.extend([length])
             self._run_position.extend([length])
             self._open = True
         self._held += new
         self._held_first.extend([length + len(tail) + i * size for i in range(num_new)])
-        self._slots.extend(first[:count])
+        self._slots.extend(slots)
         self._token_ids.extend(token_ids)
-        return first[:count]
+        return slots
 
     def link(self, step: Block) -> None:
         """Publish: move all of `step`'s tokens to the end of this block and leave `step` empty.
 
         Pages change hands; no key or value byte moves and no key is turned again.
         """
-        assert step._pages is self._pages, "both blocks must draw from the same pages"
+        if step is self or step._pages is not self._pages:
+            raise LayoutError(
+                f"block {step.name!r} cannot be published into block {self.name!r}",
+                expected="two blocks that draw from the same pool or reservation",
+                got="one block" if step is self else "blocks of different pools or reservations",
+            )
         length = len(self)
         self._held += step._held
         self._held_first.extend(step._held_first.array + length)
@@ -163,7 +179,8 @@ class Block:
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from `length` on; pages that hold nothing any more are released."""
-        assert 0 <= length <= len(self), f"cannot truncate {len(self)} tokens to {length}"
+        if not 0 <= length <= len(self):
+            raise OptionError(f"block {self.name!r} cannot be cut", expected=f"0..{len(self)} tokens", got=str(length))
         if length == len(self):
             return
         keep = int(np.searchsorted(self._held_first.array, length))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hogwild.core.blocks import Block, IntArray
 from hogwild.core.rotary import MAX_OFFSET
@@ -105,17 +106,7 @@ class ForwardPlan:
         return len(self.token_ids)
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """The n-th appearance of a block in the views of a group: its keys are listed once per appearance."""
-
-    block: Block
-    appearance: int
-
-
-def build_plan(
-    groups: Sequence[Sequence[Row]], num_slots: int, appended: Sequence[Sequence[IntArray]]
-) -> ForwardPlan:
+def build_plan(groups: Sequence[Sequence[Row]], num_slots: int, appended: Sequence[Sequence[IntArray]]) -> ForwardPlan:
     """Plan the pass of `groups` (rows of each session), whose tokens have been appended to their own blocks.
 
     appended: for each row the slots that its new tokens were given. num_slots: size of the pool that holds them.
@@ -144,64 +135,75 @@ def _plan_groups(groups: Sequence[Sequence[Row]]) -> Iterator[GroupPlan]:
 
 
 def _plan_group(rows: Sequence[Row], token_start: int) -> GroupPlan:
-    columns = _columns(rows)
-    index = {(id(column.block), column.appearance): i for i, column in enumerate(columns)}
-    blocks = [column.block for column in columns]
-    num_runs = [block.num_runs for block in blocks]
-    first_run = np.concatenate([[0], np.cumsum(num_runs)]).astype(np.int64)
+    """The plan of the rows of one session that bring tokens; B is the number of blocks that they read."""
+    blocks, views = _list_blocks(rows)
     lengths = np.array([len(block) for block in blocks], dtype=np.int64)
-    first_column = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    run_start = _concatenate([block.run_starts + first for block, first in zip(blocks, first_column, strict=False)])
+    first_column = np.cumsum(lengths) - lengths
+    runs_of = [block.num_runs for block in blocks]
+    index_in_block = _concatenate([block.run_starts for block in blocks])  # of each run's first token, [N]
     run_position = _concatenate([block.run_positions for block in blocks])
-    run_start = np.append(run_start, first_column[-1])
-    run_length = np.diff(run_start)
-    # A run's own place within its block, less the position at which its first key is stored.
-    shift = _concatenate([block.run_positions - block.run_starts for block in blocks])
-
-    offsets = np.zeros((len(rows), len(run_position)), dtype=np.int64)
-    seen = np.zeros((len(rows), len(run_position)), dtype=np.int64)
-    causal = []
-    for r, row in enumerate(rows):
-        starts = np.concatenate([[0], np.cumsum([len(block) for block in row.view])]).astype(np.int64)
-        appearances: dict[int, int] = {}
-        for block, start in zip(row.view, starts, strict=False):
-            i = index[id(block), appearances.get(id(block), 0)]
-            appearances[id(block)] = appearances.get(id(block), 0) + 1
-            runs = slice(first_run[i], first_run[i + 1])
-            offsets[r, runs] = starts[-2] - start + shift[runs]
-            seen[r, runs] = run_length[runs]
-        causal.append(slice(first_run[i], first_run[i + 1]))
-    _check_offsets(offsets)
+    run_start = np.append(index_in_block + np.repeat(first_column, runs_of), lengths.sum())
     counts = [len(row.token_ids) for row in rows]
+    turns, seen = _block_turns(views, lengths)
     token_row = np.repeat(np.arange(len(rows)), counts)
-    visible = seen[token_row]
-    token = 0
-    for row, runs, count in zip(rows, causal, counts, strict=True):
-        positions = np.arange(len(row.own) - count, len(row.own))[:, None]
-        reach = positions + 1 - row.own.run_starts[None, :]
-        visible[token : token + count, runs] = np.clip(reach, 0, run_length[runs])
-        token += count
+    readable = _readable_tokens(views, lengths, counts)
     return GroupPlan(
         token_start=token_start,
         token_row=token_row,
         run_start=run_start,
         run_position=run_position,
         column_slots=_concatenate([block.slots for block in blocks]),
-        offsets=offsets,
-        visible=visible,
+        offsets=_run_offsets(turns, seen, runs_of, run_position - index_in_block),
+        visible=np.clip(np.repeat(readable, runs_of, axis=1) - index_in_block, 0, np.diff(run_start)),
     )
 
 
-def _columns(rows: Sequence[Row]) -> list[_Column]:
-    """Every block that somebody reads, once for each time it stands in one view; empty blocks are left out."""
-    most: dict[int, tuple[Block, int]] = {}
+def _list_blocks(rows: Sequence[Row]) -> tuple[list[Block], list[list[int]]]:
+    """Every block that somebody reads, as often as it stands in one view, and each row's view as indices of these."""
+    index: dict[tuple[Block, int], int] = {}
+    views = []
     for row in rows:
-        counts: dict[int, int] = {}
+        appearances: dict[Block, int] = {}
+        view = []
         for block in row.view:
-            counts[id(block)] = counts.get(id(block), 0) + 1
-            known = most.get(id(block), (block, 0))[1]
-            most[id(block)] = (block, max(known, counts[id(block)]))
-    return [_Column(block, n) for block, count in most.values() for n in range(count)]
+            nth = appearances[block] = appearances.get(block, -1) + 1
+            view.append(index.setdefault((block, nth), len(index)))
+        views.append(view)
+    return [block for block, _ in index], views
+
+
+def _block_turns(views: Sequence[Sequence[int]], lengths: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
+    """`start_w(own) - start_w(b)` for each row w and block b, and which blocks the row reads at all, both `[R, B]`."""
+    turns = np.zeros((len(views), len(lengths)), dtype=np.int64)
+    seen = np.zeros(turns.shape, dtype=bool)
+    for r, view in enumerate(views):
+        start = np.cumsum(lengths[view]) - lengths[view]
+        turns[r, view] = start[-1] - start
+        seen[r, view] = True
+    return turns, seen
+
+
+def _run_offsets(turns: IntArray, seen: NDArray[np.bool_], runs_of: Sequence[int], shift: IntArray) -> IntArray:
+    """`[R, N]`: how far a row's queries are turned for each run, 0 where the row does not read it.
+
+    shift: `[N]` the position at which a run's first key is stored, less its index in the block.
+    """
+    offsets = np.repeat(turns, runs_of, axis=1) + shift
+    offsets *= np.repeat(seen, runs_of, axis=1)
+    _check_offsets(offsets)
+    return offsets
+
+
+def _readable_tokens(views: Sequence[Sequence[int]], lengths: IntArray, counts: Sequence[int]) -> IntArray:
+    """`[T, B]`: how many of a block's first tokens each new token reads: all, none, or causally in its own block."""
+    readable = np.zeros((sum(counts), len(lengths)), dtype=np.int64)
+    token = 0
+    for view, count in zip(views, counts, strict=True):
+        own = view[-1]
+        readable[token : token + count, view] = lengths[view]
+        readable[token : token + count, own] = np.arange(lengths[own] - count, lengths[own]) + 1
+        token += count
+    return readable
 
 
 def _logit_tokens(rows: Sequence[Row]) -> IntArray:

@@ -32,6 +32,11 @@ class PagePool:
         self._reserved = 0
 
     @property
+    def pool(self) -> PagePool:
+        """Itself: where the pages come from in the end."""
+        return self
+
+    @property
     def capacity(self) -> int:
         """Pages that exist now, free or held."""
         return len(self._free)
@@ -114,6 +119,15 @@ class PagePool:
         self._reserved += count
         return Reservation(self, count)
 
+    def shrink_to(self, num_pages: int) -> None:
+        """Forget pages from `num_pages` on, as if the pool had not grown; all of them must be free."""
+        extra = self.capacity - max(num_pages, 0)
+        if extra <= 0:
+            return
+        assert not any(self._references[num_pages:]), "a page that is to be forgotten is still held"
+        del self._free[num_pages:], self._references[num_pages:]
+        self._num_free -= extra
+
     def check(self) -> None:
         """Assert that free + referenced pages are all pages (cheap; tests and idle engines call it)."""
         held = sum(1 for count in self._references if count > 0)
@@ -174,6 +188,11 @@ class Reservation:
         self._pool = pool
         self.count = count
         self.num_used = 0
+
+    @property
+    def pool(self) -> PagePool:
+        """The pool that this is a share of."""
+        return self._pool
 
     @property
     def page_size(self) -> int:

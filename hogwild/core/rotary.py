@@ -26,6 +26,8 @@ _LOW_BITS = 10
 _LOW = 1 << _LOW_BITS
 
 FloatArray = NDArray[np.floating[Any]]
+_Config = Mapping[str, Any]
+_Rule = tuple[NDArray[np.float64], float]  # frequencies and attention factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +108,15 @@ def _pair(x: FloatArray, spec: RotarySpec) -> tuple[FloatArray, FloatArray]:
 
 
 def rotary_from_config(config: Mapping[str, Any], head_dim: int) -> RotarySpec:
-    """The rotary spec of a Llama-family `config.json`; `ModelRefused` for rules that change with the length.
+    """The rotary spec of a Llama-family `config.json`, the same for all of its layers.
+
+    Raises `ModelRefused` for rules that change with the length or the layer, and for incomplete ones.
 
     Frequencies are rounded to float32 as models store them, and kept as exact doubles of those.
     """
-    scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0)
-    partial = scaling.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
-    num_dims = int(head_dim * float(partial))
-    base = theta ** -(np.arange(0, num_dims, 2, dtype=np.float64) / num_dims)
+    scaling = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    if any(isinstance(value, Mapping) for value in scaling.values()):
+        raise ModelRefused("the rotary embedding differs between layers", expected="one rule for all layers")
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     rule = _RULES.get(kind)
     if rule is None:
@@ -124,12 +126,37 @@ def rotary_from_config(config: Mapping[str, Any], head_dim: int) -> RotarySpec:
             got=kind,
             remedy="rules such as dynamic NTK and longrope change with the length, so stored keys would become wrong",
         )
-    inv_freq, factor = rule(base, theta, num_dims, scaling, config)
+    try:
+        theta = float(_first(scaling.get("rope_theta"), config.get("rope_theta"), 10000.0))
+        num_dims = _num_dims(head_dim, scaling, config)
+        base = theta ** -(np.arange(0, num_dims, 2, dtype=np.float64) / num_dims)
+        inv_freq, factor = rule(base, theta, num_dims, scaling, config)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise ModelRefused(
+            f"the rotary embedding of type {kind!r} is not described completely",
+            expected="every number that its rule needs",
+            got=f"{type(error).__name__}: {error}",
+        ) from error
     return RotarySpec(tuple(float(f) for f in inv_freq.astype(np.float32)), factor=factor)
 
 
-_Rule = tuple[NDArray[np.float64], float]
-_Config = Mapping[str, Any]
+def _first(*values: Any) -> Any:
+    """The first value that is given."""
+    return next(value for value in values if value is not None)
+
+
+def _num_dims(head_dim: int, scaling: _Config, config: _Config) -> int:
+    partial = float(_first(scaling.get("partial_rotary_factor"), config.get("partial_rotary_factor"), 1.0))
+    num_dims = int(head_dim * partial)
+    if not 0 < num_dims <= head_dim or num_dims % 2:
+        raise ValueError(f"{partial} of {head_dim} features cannot be turned in pairs")
+    return num_dims
+
+
+def _original_length(scaling: _Config, config: _Config) -> float:
+    """The context that the model was trained with before it was stretched."""
+    own, outer = (where.get("original_max_position_embeddings") for where in (scaling, config))
+    return float(_first(outer, own, config.get("max_position_embeddings")))
 
 
 def _default(base: NDArray[np.float64], theta: float, dims: int, scaling: _Config, config: _Config) -> _Rule:
@@ -143,15 +170,15 @@ def _linear(base: NDArray[np.float64], theta: float, dims: int, scaling: _Config
 def _llama3(base: NDArray[np.float64], theta: float, dims: int, scaling: _Config, config: _Config) -> _Rule:
     """Long wavelengths are divided by the factor, short ones kept, those between blended."""
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
-    turns = float(scaling["original_max_position_embeddings"]) * base / (2 * math.pi)
+    turns = _original_length(scaling, config) * base / (2 * math.pi)
     blend = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return base * (blend + (1 - blend) / float(scaling["factor"])), 1.0
 
 
 def _yarn(base: NDArray[np.float64], theta: float, dims: int, scaling: _Config, config: _Config) -> _Rule:
     """NTK-by-parts: interpolate the slow pairs, keep the fast ones, ramp between; plus the attention factor."""
-    original = scaling.get("original_max_position_embeddings") or config["max_position_embeddings"]
-    factor = float(scaling["factor"])
+    original = _original_length(scaling, config)
+    factor = float(_first(scaling["factor"], config["max_position_embeddings"] / original))
 
     def pair_of(turns: float) -> float:
         return dims * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))

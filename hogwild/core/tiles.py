@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hogwild.core.blocks import IntArray
 from hogwild.core.plan import GroupPlan
@@ -53,49 +54,44 @@ PADDING = np.iinfo(np.int64).max
 
 def cut(group: GroupPlan) -> Tiles:
     """Choose the slices and tiles for one group."""
-    run = np.repeat(np.arange(group.num_runs), np.diff(group.run_start))
-    stretches = _longest_stretches(group, run)
-    slices = tuple(
-        Slice(int(group.column_slots[a]), int(group.column_slots[b - 1]) + 1, int(run[a])) for a, b in stretches
-    )
-    rest = np.ones(group.num_columns, dtype=bool)
-    for a, b in stretches:
-        rest[a:b] = False
-    index = np.arange(group.num_columns) - group.run_start[run]
-    tile_run, tile_slots, tile_index = _tiles(group.column_slots[rest], run[rest], index[rest])
+    stretches = _longest_stretches(group)
+    edges = np.union1d(group.run_start, stretches)
+    start, stop = edges[:-1], edges[1:]
+    run = np.searchsorted(group.run_start, start, side="right") - 1
+    sliced = np.isin(start, stretches[:, 0])
+    tile_run, tile_columns, padding = _tiles(start[~sliced], stop[~sliced], run[~sliced])
+    pieces = list(zip(start[sliced].tolist(), stop[sliced].tolist(), run[sliced].tolist(), strict=True))
+    first_slots = group.column_slots[start[sliced]].tolist()
+    tile_index = np.where(padding, PADDING, tile_columns - group.run_start[tile_run][:, None])
     return Tiles(
-        slices=slices,
+        slices=tuple(Slice(slot, slot + b - a, r) for slot, (a, b, r) in zip(first_slots, pieces, strict=True)),
         tile_run=tile_run,
-        tile_slots=tile_slots,
-        column_run=np.concatenate([*(run[a:b] for a, b in stretches), np.repeat(tile_run, TILE)]),
-        column_index=np.concatenate([*(index[a:b] for a, b in stretches), tile_index]),
+        tile_slots=group.column_slots[tile_columns].ravel(),
+        column_run=np.concatenate([*(np.full(b - a, r) for a, b, r in pieces), np.repeat(tile_run, TILE)]),
+        column_index=np.concatenate(
+            [*(np.arange(a, b) - group.run_start[r] for a, b, r in pieces), tile_index.ravel()]
+        ),
     )
 
 
-def _longest_stretches(group: GroupPlan, run: IntArray) -> list[tuple[int, int]]:
-    """Column ranges that are one run and lie side by side in the pool: the longest few, in order."""
-    slots = group.column_slots
-    breaks = np.flatnonzero((np.diff(slots) != 1) | (np.diff(run) != 0)) + 1
-    edges = np.concatenate([[0], breaks, [len(slots)]])
+def _longest_stretches(group: GroupPlan) -> IntArray:
+    """`[S, 2]` column ranges of one run that lie side by side in the pool: the longest few, ascending."""
+    breaks = np.flatnonzero(np.diff(group.column_slots) != 1) + 1
+    edges = np.union1d(group.run_start, breaks)
     lengths = np.diff(edges)
-    longest = np.argsort(-lengths, kind="stable")[:MAX_SLICES]
-    return [(int(edges[i]), int(edges[i + 1])) for i in np.sort(longest) if lengths[i] >= MIN_SLICE]
+    longest = np.sort(np.argsort(-lengths, kind="stable")[:MAX_SLICES])
+    longest = longest[lengths[longest] >= MIN_SLICE]
+    return np.stack([edges[longest], edges[longest + 1]], axis=1)
 
 
-def _tiles(slots: IntArray, run: IntArray, index: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Cut columns into tiles of one run each; returns the tiles' runs, slots and indices, padded to `TILE`."""
-    if not len(slots):
-        empty = np.empty(0, dtype=np.int64)
-        return empty, empty, empty
-    new_run = np.concatenate([[True], np.diff(run) != 0])
-    first = np.flatnonzero(new_run)
-    within = np.arange(len(slots)) - first[np.cumsum(new_run) - 1]
-    new_tile = within % TILE == 0
-    tile = np.cumsum(new_tile) - 1
-    place = tile * TILE + within % TILE
-    num_tiles = int(tile[-1]) + 1
-    tile_slots = np.repeat(slots[new_tile], TILE)
-    tile_slots[place] = slots
-    tile_index = np.full(num_tiles * TILE, PADDING)
-    tile_index[place] = index
-    return run[new_tile], tile_slots, tile_index
+def _tiles(start: IntArray, stop: IntArray, run: IntArray) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:
+    """Cut column ranges, each of one run, into tiles; a tile that is not full repeats its first column.
+
+    Returns the run of each tile `[M]`, its columns `[M, TILE]`, and which of these are padding.
+    """
+    num_tiles = -(-(stop - start) // TILE)
+    nth = np.arange(num_tiles.sum()) - np.repeat(np.cumsum(num_tiles) - num_tiles, num_tiles)
+    first = (np.repeat(start, num_tiles) + nth * TILE)[:, None]
+    columns = first + np.arange(TILE)
+    padding = columns >= np.repeat(stop, num_tiles)[:, None]
+    return np.repeat(run, num_tiles), np.where(padding, first, columns), padding
