@@ -1,0 +1,138 @@
+"""From a checkpoint to a transformers model on its device: local files only, no remote code, nothing left at random."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging
+
+from hogwild.backends.options import LoadOptions
+from hogwild.errors import BackendUnavailable, CheckpointError, HogwildError, ModelRefused
+from hogwild.models.checkpoint import Checkpoint
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto": the first NVIDIA GPU, else the CPU. `BackendUnavailable` if it is not here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BackendUnavailable(
+            f"torch cannot use the device {name!r}",
+            expected="auto, cpu, cuda or cuda:N with a working driver",
+            got=" ".join(str(error).split())[:160],
+        ) from error
+    return device
+
+
+def choose_dtype(name: str, device: torch.device, config: Mapping[str, Any]) -> torch.dtype:
+    """The dtype of that name; "auto": float32 on a CPU, else the checkpoint's (bfloat16 if it does not say)."""
+    if name == "auto":
+        stored = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
+        name = "float32" if device.type == "cpu" else str(stored).removeprefix("torch.")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def load_model(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
+    """The model, in evaluation mode.
+
+    `ModelRefused` for an architecture that transformers does not know or computes with foreign code,
+    `CheckpointError` for tensors that are missing, left over or broken.
+    """
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device, checkpoint.config)
+    try:
+        with quiet():
+            read = _folder if checkpoint.format == "safetensors" else _named
+            model, info = read(checkpoint, dtype)
+    except HogwildError:
+        raise
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"loading {checkpoint.name} needs a package that is not installed", got=_one_line(error)
+        ) from error
+    except Exception as error:
+        raise CheckpointError(f"transformers cannot load {checkpoint.name}", got=_one_line(error)) from error
+    for problem, names in (("lacks", info["missing_keys"]), ("does not use", info["unexpected_keys"])):
+        if names:
+            raise CheckpointError(
+                f"the weights of {checkpoint.name} do not fit its config: the model {problem} some tensors",
+                got=", ".join(sorted(map(str, names))[:3]),
+            )
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _folder(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[nn.Module, Mapping[str, Any]]:
+    _config(checkpoint)
+    return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
+        str(checkpoint.path),
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+
+
+def _named(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[nn.Module, Mapping[str, Any]]:
+    """A model whose tensors come one by one from the checkpoint; each is held in its final dtype only."""
+    config = _config(checkpoint)
+    state = {name: _tensor(checkpoint, name, dtype) for name in checkpoint.weights.names()}
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(  # type: ignore[no-any-return]
+        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+    )
+
+
+def _tensor(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Tensor:
+    tensor = torch.from_numpy(checkpoint.weights.read(name))
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    values = dict(checkpoint.config)
+    family = values.pop("model_type", None)
+    if "quantization" in values:
+        raise ModelRefused(
+            "the weights are quantised for MLX", remedy="use the mlx backend, or a checkpoint in bfloat16 or float16"
+        )
+    try:
+        config = AutoConfig.for_model(family, **values)
+    except ValueError as error:
+        raise ModelRefused(
+            f"transformers {transformers.__version__} does not know models of type {family!r}",
+            remedy="use a newer transformers if the model is newer",
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelRefused(f"models of type {family!r} do not predict the next token")
+    return config
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' and torch's warnings and progress bars from the user; everything is put back afterwards."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,65 @@
+"""The K/V pool on a torch device: one pair of arrays for each layer, addressed by slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hogwild.backends.base import LayerSpec
+from hogwild.errors import PoolExhausted
+
+
+class KVPool:
+    """K `[kv_heads, slots, Dk]` and V `[kv_heads, slots, Dv]` of each layer, so that neighbouring slots are one view.
+
+    New slots are not cleared: a pass reads only what was written.
+    """
+
+    def __init__(self, layers: Sequence[LayerSpec], dtype: torch.dtype, device: torch.device) -> None:
+        shapes = [(layer.num_kv_heads, layer.key_dim, layer.value_dim) for layer in layers]
+        self.keys = [torch.empty(heads, 0, key_dim, dtype=dtype, device=device) for heads, key_dim, _ in shapes]
+        self.values = [torch.empty(heads, 0, value_dim, dtype=dtype, device=device) for heads, _, value_dim in shapes]
+        self.num_slots = 0
+
+    def reserve(self, num_slots: int) -> None:
+        """Hold at least `num_slots` slots; what was written stays. `PoolExhausted` when the device has no room."""
+        if num_slots <= self.num_slots:
+            return
+        try:
+            # Layer by layer, so that no more than one layer is held twice.
+            for arrays in (self.keys, self.values):
+                for layer, old in enumerate(arrays):
+                    arrays[layer] = _grown(old, num_slots)
+        except RuntimeError as error:
+            raise PoolExhausted(
+                "the device has no room for more K/V",
+                expected=f"room for {num_slots} tokens",
+                got=f"room for {self.num_slots} tokens",
+                remedy="lower the number of workers, passes or concurrent problems, or use a smaller dtype",
+            ) from error
+        self.num_slots = num_slots
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store K `[kv_heads, T, Dk]` and V `[kv_heads, T, Dv]` in `slots [T]`.
+
+        A token whose V is not finite gets NaN keys and zero values. Every reader that sees it becomes NaN, as it
+        must; a reader that does not see it gives it the weight 0, and 0 times NaN would have reached it.
+        """
+        total = values.sum((0, 2), dtype=torch.float32 if values.dtype.itemsize < 4 else values.dtype)
+        zero_or_nan = (total - total).to(keys.dtype)
+        self.keys[layer].index_copy_(1, slots, keys + zero_or_nan[:, None])
+        self.values[layer].index_copy_(1, slots, values.nan_to_num(0.0, 0.0, 0.0))
+
+    def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """K `[n, kv_heads, Dk]` and V `[n, kv_heads, Dv]` of `slots [n]`."""
+        return tuple(arrays[layer].index_select(1, slots).transpose(0, 1) for arrays in (self.keys, self.values))  # type: ignore[return-value]
+
+
+def _grown(old: Tensor, num_slots: int) -> Tensor:
+    if old.shape[1] >= num_slots:
+        return old
+    new = old.new_empty(old.shape[0], num_slots, old.shape[2])
+    new[:, : old.shape[1]] = old
+    return new

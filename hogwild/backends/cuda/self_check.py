@@ -1,0 +1,67 @@
+"""The last check at load: a view of two blocks must give the logits of the model's own plain forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hogwild.backends.base import LayerSpec
+from hogwild.backends.cuda.attention import ATTENTION_NAME
+from hogwild.core.blocks import Block
+from hogwild.core.plan import ForwardPlan, Row, build_plan
+from hogwild.core.pool import PagePool
+from hogwild.errors import ModelRefused
+
+NUM_TOKENS = 12
+MAX_WINDOW = 64  # windows up to this many tokens are reached by the check
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+
+
+def check_against_plain(
+    model: nn.Module, layers: Sequence[LayerSpec], vocab_size: int, logits_of: Callable[[ForwardPlan], Tensor]
+) -> None:
+    """Raise `ModelRefused` when blocks give other logits than one plain sequence.
+
+    logits_of: makes room for a plan, runs it and gives its logits.
+    """
+    windows = [layer.window for layer in layers if layer.window is not None and layer.window <= MAX_WINDOW]
+    length = max([NUM_TOKENS, *(window + NUM_TOKENS // 2 for window in windows)])
+    tokens = np.linspace(1, vocab_size - 2, length).astype(np.int64)
+    split = length // 3
+    plain = _plain_logits(model, tokens)[split:]
+    blocks = _block_logits(tokens, split, logits_of)
+    error = float((blocks - plain).norm() / plain.norm().clamp_min(1e-30))
+    tolerance = TOLERANCE[next(model.parameters()).dtype]
+    if not error <= tolerance:
+        raise ModelRefused(
+            "over shared blocks the model gives other logits than its own plain forward",
+            expected=f"a relative difference of at most {tolerance:.0e}",
+            got=f"{error:.1e}",
+            remedy="use another model; this one cannot be computed exactly over shared blocks",
+        )
+
+
+def _plain_logits(model: nn.Module, tokens: np.ndarray) -> Tensor:
+    model.set_attn_implementation("eager")  # type: ignore[operator]
+    try:
+        ids = torch.from_numpy(tokens)[None].to(next(model.parameters()).device)
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits[0]
+        return logits.double()
+    finally:
+        model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
+
+
+def _block_logits(tokens: np.ndarray, split: int, logits_of: Callable[[ForwardPlan], Tensor]) -> Tensor:
+    """The second block's logits, written in two passes with the first block in its view."""
+    pool = PagePool(-(-len(tokens) // 16) + 2)
+    first, own = Block(pool), Block(pool)
+    middle = (split + len(tokens)) // 2
+    found = []
+    for view, start, stop in (((first,), 0, split), ((first, own), split, middle), ((first, own), middle, len(tokens))):
+        row = Row(view, tuple(tokens[start:stop].tolist()), logits="all")
+        slots = row.own.append(row.token_ids)
+        found.append(logits_of(build_plan([[row]], pool.num_slots, [[slots]])).double())
+    return torch.cat(found[1:])
