@@ -59,6 +59,11 @@ class MlxBackend:
             raise
 
     @property
+    def model(self) -> Any:
+        """mlx-lm's model itself, unmodified."""
+        return self._model
+
+    @property
     def spec(self) -> ModelSpec:
         """Facts of the model."""
         return self._spec

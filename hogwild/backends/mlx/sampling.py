@@ -2,97 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from hogwild.core.sampling import SampleRequest, SampleResult
+from hogwild.core.sampling import SampleRequest, SampleResult, SamplingParams
+from hogwild.errors import TokenError
 
 _CHUNK = 256
+_FIRST = 1024  # on a CPU so many of the most likely tokens are ranked before the whole vocabulary is
 
 
 def sample(logits: mx.array, requests: Sequence[SampleRequest], wide: Any) -> SampleResult:
-    """One token for each row of `logits [n, V]`.
+    """One token for each row of `logits [n, V]`; one evaluation.
 
-    wide: the dtype in which probabilities are computed and added: float64 where the device has it (CPU), else float32.
+    wide: the dtype in which scores and probabilities are computed: float64 where the device has it (CPU), else float32.
+    Raises `TokenError` for a banned or seen id outside the vocabulary.
     """
+    assert len(logits) == len(requests), f"{len(logits)} rows of logits, {len(requests)} requests"
     if not requests:
         return SampleResult(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_))
-    scores = _penalise(_ban(logits.astype(mx.float32), requests), requests)
-    highest = scores.max(axis=-1)
-    finite = mx.isfinite(highest) & ~mx.isnan(scores).any(axis=-1)
+    scores = _penalise(_ban(logits.astype(wide), requests), requests)
+    finite = mx.isfinite(scores.max(axis=-1)) & ~mx.isnan(scores).any(axis=-1)
     tokens = mx.argmax(scores, axis=-1)
     if any(request.params.temperature > 0 for request in requests):
         greedy = mx.array([request.params.temperature == 0 for request in requests])
-        tokens = mx.where(greedy, tokens, _draw(scores, requests, wide))
+        tokens = mx.where(greedy, tokens, _draw(scores, requests))
     mx.eval(tokens, finite)
     return SampleResult(np.array(tokens).astype(np.int64), np.array(finite))
 
 
 def _ban(scores: mx.array, requests: Sequence[SampleRequest]) -> mx.array:
-    rows, ids = _index([request.banned_ids for request in requests])
-    if rows is None:
+    index = _index([request.banned_ids for request in requests], scores.shape[-1])
+    if index is None:
         return scores
     scores = mx.array(scores)
-    scores[rows, ids] = mx.array(-mx.inf, mx.float32)
+    scores[index] = mx.array(-mx.inf, scores.dtype)
     return scores
 
 
 def _penalise(scores: mx.array, requests: Sequence[SampleRequest]) -> mx.array:
-    rows, ids = _index([request.history_ids for request in requests])
-    if rows is None:
+    params = [request.params for request in requests]
+    seen = [r.history_ids if r.params.repetition_penalty != 1.0 else () for r in requests]
+    index = _index(seen, scores.shape[-1])
+    if index is None:
         return scores
-    penalty = mx.array([request.params.repetition_penalty for request in requests], dtype=mx.float32)[rows]
-    seen = scores[rows, ids]
+    penalty = _column(params, lambda p: p.repetition_penalty, scores.dtype)[index[0], 0]
+    values = scores[index]
     scores = mx.array(scores)
-    scores[rows, ids] = mx.where(seen > 0, seen / penalty, seen * penalty)
+    scores[index] = mx.where(values > 0, values / penalty, values * penalty)
     return scores
 
 
-def _index(lists: Sequence[Any]) -> tuple[mx.array | None, mx.array | None]:
+def _index(lists: Sequence[Any], vocab_size: int) -> tuple[mx.array, mx.array] | None:
     """Row and column of every id, or None when there are none."""
     lengths = [len(ids) for ids in lists]
     if not sum(lengths):
-        return None, None
-    rows = np.repeat(np.arange(len(lists)), lengths).astype(np.int32)
-    ids = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in lists]).astype(np.int32)
-    return mx.array(rows), mx.array(ids)
+        return None
+    ids = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in lists])
+    bad = ids[(ids < 0) | (ids >= vocab_size)]
+    if len(bad):
+        raise TokenError("a token id is outside the vocabulary", expected=f"0..{vocab_size - 1}", got=str(int(bad[0])))
+    rows = np.repeat(np.arange(len(lists)), lengths)
+    return mx.array(rows.astype(np.int32)), mx.array(ids.astype(np.int32))
 
 
-def _draw(scores: mx.array, requests: Sequence[SampleRequest], wide: Any) -> mx.array:
+def _column(params: Sequence[SamplingParams], read: Callable[[SamplingParams], float], dtype: Any) -> mx.array:
+    """One parameter of each row, `[n, 1]`."""
+    return mx.array(np.array([[float(read(p))] for p in params]), dtype=dtype)
+
+
+def _draw(scores: mx.array, requests: Sequence[SampleRequest]) -> mx.array:
     """The first id in vocabulary order whose cumulative probability exceeds the row's uniform number of the total."""
     params = [request.params for request in requests]
-    temperature = mx.array([p.temperature or 1.0 for p in params], dtype=mx.float32)[:, None]
-    scores = _keep_most_likely((scores / temperature).astype(wide), requests, wide)
-    weights = mx.exp(scores - scores.max(axis=-1, keepdims=True))
+    scores = scores - scores.max(axis=-1, keepdims=True)
+    scores = _keep(scores / _column(params, lambda p: p.temperature or 1.0, scores.dtype), params)
+    weights = mx.exp(scores)
     cumulative = _cumulative(weights)
-    uniform = mx.array(np.array([[request.uniform] for request in requests]), dtype=wide)
+    uniform = mx.array(np.array([[request.uniform] for request in requests]), dtype=scores.dtype)
     reached = (cumulative > uniform * cumulative[:, -1:]) & (weights > 0)
-    last = scores.shape[-1] - 1 - mx.argmax((weights > 0)[:, ::-1], axis=-1)  # where rounding leaves none
+    # The product may round up to the total, which nothing exceeds: then it is the last id that was kept.
+    last = scores.shape[-1] - 1 - mx.argmax((weights > 0)[:, ::-1], axis=-1)
     return mx.where(reached.any(axis=-1), mx.argmax(reached, axis=-1), last)
 
 
-def _keep_most_likely(scores: mx.array, requests: Sequence[SampleRequest], wide: Any) -> mx.array:
-    """Top-k, then top-p among those, then min-p: minus infinity for what they drop. Ties with a threshold stay."""
-    params, vocab_size = [request.params for request in requests], scores.shape[-1]
-    if any(0 < p.top_k < vocab_size or p.top_p < 1 for p in params):
-        descending = -mx.sort(-scores, axis=-1)
-        rank = mx.array([[min(p.top_k or vocab_size, vocab_size) - 1] for p in params])
-        threshold = mx.take_along_axis(descending, rank, axis=-1)
-        descending = mx.where(descending >= threshold, descending, -mx.inf)
-        weights = mx.exp(descending - descending[:, :1])
-        cumulative = _cumulative(weights)
-        share = mx.array(np.array([[p.top_p] for p in params]), dtype=wide)
-        needed = (cumulative - weights < share * cumulative[:, -1:]) & (weights > 0)
-        all_of_it = mx.array([[p.top_p >= 1] for p in params])
-        nucleus = mx.where(needed | all_of_it, descending, mx.inf).min(axis=-1, keepdims=True)
-        scores = mx.where(scores >= mx.maximum(threshold, nucleus), scores, -mx.inf)
-    if any(p.min_p > 0 for p in params):
-        least = mx.array(np.array([[np.log(p.min_p) if p.min_p else -np.inf] for p in params]), dtype=wide)
-        scores = mx.where(scores >= scores.max(axis=-1, keepdims=True) + least, scores, -mx.inf)
+def _keep(scores: mx.array, params: Sequence[SamplingParams]) -> mx.array:
+    """Hide what top-k, then top-p, then min-p drop; ties with a threshold stay. The best score is 0."""
+    if any(p.top_k for p in params):
+        most = min(max(p.top_k for p in params), scores.shape[-1])
+        last = _column(params, lambda p: min(p.top_k or most, most) - 1, mx.int32)
+        threshold = mx.take_along_axis(_ranked(scores, most), last, axis=-1)
+        off = _column(params, lambda p: p.top_k, mx.int32) == 0
+        scores = mx.where((scores >= threshold) | off, scores, -mx.inf)
+    if any(p.top_p < 1 for p in params):
+        top_p = _column(params, lambda p: p.top_p, scores.dtype)
+        scores = mx.where((scores >= _nucleus(scores, top_p)) | (top_p >= 1), scores, -mx.inf)
+    if any(p.min_p for p in params):
+        scores = mx.where(mx.exp(scores) >= _column(params, lambda p: p.min_p, scores.dtype), scores, -mx.inf)
     return scores
+
+
+def _nucleus(scores: mx.array, top_p: mx.array) -> mx.array:
+    """The score `[n, 1]` of the last token that is needed to reach the probability `top_p [n, 1]`."""
+    size = scores.shape[-1]
+    goal = top_p * mx.exp(scores).sum(axis=-1, keepdims=True)
+    count = min(_FIRST, size) if mx.default_device() == mx.Device(mx.cpu) else size
+    ranked = _ranked(scores, count)
+    mass = _cumulative(mx.exp(ranked))
+    if count < size and not ((mass[:, -1:] >= goal) | (top_p >= 1)).all().item():
+        ranked = _ranked(scores, size)
+        mass = _cumulative(mx.exp(ranked))
+    last = mx.minimum((mass < goal).sum(axis=-1, keepdims=True), ranked.shape[-1] - 1)
+    return mx.take_along_axis(ranked, last, axis=-1)
+
+
+def _ranked(scores: mx.array, count: int) -> mx.array:
+    """The `count` highest scores of each row, highest first."""
+    highest = scores if count == scores.shape[-1] else mx.topk(scores, count, axis=-1)
+    return mx.sort(highest, axis=-1)[:, ::-1]
 
 
 def _cumulative(weights: mx.array) -> mx.array:

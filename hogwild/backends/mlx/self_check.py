@@ -15,8 +15,8 @@ from hogwild.core.plan import ForwardPlan, Row, build_plan
 from hogwild.core.pool import PagePool
 from hogwild.errors import ModelRefused
 
-NUM_TOKENS = 12
-_SPLIT = 5
+NUM_TOKENS = 8
+_SPLIT = 3
 
 
 def check_against_plain(
