@@ -1,0 +1,5 @@
+"""`python -m hogwild` is the command `hogwild`."""
+
+from hogwild.cli import main
+
+main()
