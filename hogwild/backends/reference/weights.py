@@ -35,7 +35,7 @@ class Linear:
     def __call__(self, x: Array) -> Array:
         """`[T, in]` to `[T, out]`."""
         num_rows = len(x)
-        if num_rows <= 2:
+        if 1 <= num_rows <= 2:
             product = np.stack([self.weight @ row for row in x])
         elif num_rows <= 8 and self._blocks is not None:
             product = np.matmul(x, self._blocks).transpose(1, 0, 2).reshape(num_rows, -1)
