@@ -37,8 +37,8 @@ class Linear:
         num_rows = len(x)
         if 1 <= num_rows <= 2:
             product = np.stack([self.weight @ row for row in x])
-        elif num_rows <= 8 and self._blocks is not None:
-            product = np.matmul(x, self._blocks).transpose(1, 0, 2).reshape(num_rows, -1)
+        elif 2 < num_rows <= 8 and self._blocks is not None:
+            product = np.matmul(x, self._blocks).transpose(1, 0, 2).reshape(num_rows, len(self.weight))
         else:
             product = x @ self.weight.T
         return product if self.bias is None else product + self.bias
