@@ -1,0 +1,196 @@
+"""What must hold in every world, each under the name by which seeded faults call it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from pool_model import Key, Pass, Twin, World
+
+from hogwild.core import tiles
+from hogwild.core.plan import GroupPlan
+
+WINDOW = 4
+
+
+class Violation(AssertionError):
+    """An invariant does not hold; the message begins with its name."""
+
+
+Check = Callable[[World], None]
+INVARIANTS: dict[str, Check] = {}
+
+
+def invariant(name: str) -> Callable[[Check], Check]:
+    """Register a check; whatever it trips over counts as its violation."""
+
+    def register(check: Check) -> Check:
+        def named(world: World) -> None:
+            try:
+                check(world)
+            except (AssertionError, LookupError) as error:
+                raise Violation(f"{name}: {error!r}") from error
+
+        INVARIANTS[name] = named
+        return named
+
+    return register
+
+
+def equal(got: Any, expected: Any, of: str = "") -> None:
+    assert got == expected, f"{of}: expected {expected}, got {got}"
+
+
+@invariant("free and held pages are all pages")
+def pages_are_conserved(world: World) -> None:
+    pool = world.pool
+    pool.check()
+    held = sum(pool.references(page) > 0 for page in range(pool.capacity))
+    equal(pool.num_used, held, "pages used")
+    assert pool.max_pages is None or pool.capacity <= pool.max_pages
+
+
+@invariant("reference counts are the number of holders")
+def references_are_holders(world: World) -> None:
+    counts = Counter({page: world.pool.references(page) for page in range(world.pool.capacity)})
+    equal(+counts, world.holders(), "references")
+
+
+@invariant("pages are held while they are read, and no longer")
+def pages_are_held_while_read(world: World) -> None:
+    for twin in world.twins:
+        read = {slot // world.pool.page_size for slot in twin.block.slots.tolist()}
+        equal(set(twin.block.page_ids), read, repr(twin.block))
+
+
+@invariant("published and shared pages are never written")
+def nothing_shared_is_written(world: World) -> None:
+    equal(world.illegal_writes, [])
+
+
+@invariant("a refused operation changes nothing")
+def refusal_changes_nothing(world: World) -> None:
+    equal(world.changed_by_refusal, [])
+
+
+@invariant("reservations add up")
+def reservations_add_up(world: World) -> None:
+    pool = world.pool
+    for share in world.reservations:
+        held = {page for twin in world.twins if twin.pages is share for page in twin.block.page_ids}
+        equal(share.num_used, len(held), "pages of the reservation")
+        assert share.num_used <= share.count
+    equal(pool.num_reserved, sum(share.count - share.num_used for share in world.reservations), "pages set aside")
+    assert pool.max_pages is None or pool.num_used + pool.num_reserved <= pool.max_pages
+
+
+@invariant("blocks hold their tokens in order, none lost or doubled")
+def tokens_are_in_order(world: World) -> None:
+    for twin in world.twins:
+        equal(twin.block.token_ids.tolist(), twin.token_ids, repr(twin.block))
+        equal(len(twin.block), len(twin.keys), repr(twin.block))
+
+
+@invariant("key positions are those at which they were written")
+def positions_are_kept(world: World) -> None:
+    for twin in world.twins:
+        block = twin.block
+        starts, first = block.run_starts.tolist(), block.run_positions.tolist()
+        lengths = np.diff([*starts, len(block)]).tolist()
+        positions = [position + i for position, length in zip(first, lengths, strict=True) for i in range(length)]
+        equal(positions, [key.position for key in twin.keys], repr(block))
+
+
+@invariant("keys never change after they were written")
+def keys_never_change(world: World) -> None:
+    for twin in world.twins:
+        equal([world.slots.get(slot) for slot in twin.block.slots.tolist()], twin.keys, repr(twin.block))
+
+
+def rows_by_group(passed: Pass) -> Iterator[tuple[GroupPlan, list[tuple[list[Twin], int]]]]:
+    """Each group of the plan with its rows that brought tokens."""
+    groups = [rows for group in passed.groups if (rows := [row for row in group if row[1]])]
+    equal(len(passed.plan.groups), len(groups), "groups")
+    return zip(passed.plan.groups, groups, strict=True)
+
+
+@invariant("offsets are sums of earlier lengths")
+def offsets_are_sums(world: World) -> None:
+    """Seen through its offset, each key that a token reads stands as far behind it as in the worker's flat view."""
+    if world.last_pass is None:
+        return
+    for token in tokens_read(world.last_pass, world):
+        distances = Counter((key.token_id, distance) for key, distance in token.read)
+        flat = Counter((key.token_id, token.flat - place) for place, key in token.view)
+        equal(distances, +flat, f"distances from token {token.key}")
+
+
+@invariant("a token reads its view and its own past, nothing else")
+def visibility_is_exact(world: World) -> None:
+    if world.last_pass is None:
+        return
+    for token in tokens_read(world.last_pass, world):
+        equal(Counter(key for key, _ in token.read), Counter(key for _, key in token.view), f"token {token.key}")
+
+
+@invariant("a window is counted from the query")
+def window_is_exact(world: World) -> None:
+    if world.last_pass is None:
+        return
+    for token in tokens_read(world.last_pass, world, WINDOW):
+        inside = Counter(key for place, key in token.view if token.flat - place < WINDOW)
+        equal(Counter(key for key, _ in token.read), inside, f"token {token.key}")
+
+
+@invariant("tiles hold every column once and mask the rest")
+def tiles_hold_every_column(world: World) -> None:
+    for group in world.last_pass.plan.groups if world.last_pass else ():
+        cut = tiles.cut(group)
+        sliced = [slot for piece in cut.slices for slot in range(piece.start, piece.stop)]
+        slots = np.array([*sliced, *cut.tile_slots.tolist()])
+        equal(len(slots), cut.num_columns, "columns")
+        real = cut.column_index < np.diff(group.run_start)[cut.column_run]
+        assert (cut.column_index[~real] > group.visible.max()).all(), "padding may be read"
+        assert set(slots.tolist()) <= set(group.column_slots.tolist()), "a slot that nobody wrote is read"
+        columns = group.run_start[cut.column_run[real]] + cut.column_index[real]
+        equal(sorted(columns.tolist()), list(range(group.num_columns)), "columns")
+        equal(slots[real].tolist(), group.column_slots[columns].tolist(), "slots")
+
+
+class TokenRead:
+    """What one token of a pass reads by the plan, and what it should by its flat view."""
+
+    def __init__(self, key: Key, flat: int, read: list[tuple[Key, int]], view: list[tuple[int, Key]]) -> None:
+        self.key = key
+        self.flat = flat  # its position in the flat view
+        self.read = read  # by the plan: keys, and the distance at which each appears
+        self.view = view  # expected: flat places and keys, up to its own
+
+
+def tokens_read(passed: Pass, world: World, window: int | None = None) -> Iterator[TokenRead]:
+    """Every token of a pass."""
+    for group, rows in rows_by_group(passed):
+        positions = passed.plan.positions[group.token_start :][: group.num_tokens]
+        first = np.zeros_like(group.visible) if window is None else group.first_visible(positions, window)
+        t = 0
+        for r, (view, count) in enumerate(rows):
+            flat_view = list(enumerate(key for twin in view for key in twin.keys))
+            own_start = [0, *accumulate(len(twin.keys) for twin in view)][-2]
+            for key in view[-1].keys[len(view[-1].keys) - count :]:
+                equal((group.token_row[t], positions[t]), (r, key.position), "row and position")
+                read = list(_read(group, world, t, int(positions[t]), first[t]))
+                flat = own_start + key.position
+                yield TokenRead(key, flat, read, flat_view[: flat + 1])
+                t += 1
+        equal(t, group.num_tokens, "tokens of the group")
+
+
+def _read(group: GroupPlan, world: World, t: int, position: int, first: Any) -> Iterator[tuple[Key, int]]:
+    for n in range(group.num_runs):
+        start, query = int(group.run_start[n]), position + int(group.offsets[group.token_row[t], n])
+        for i in range(int(first[n]), int(group.visible[t, n])):
+            key = world.slots[int(group.column_slots[start + i])]
+            yield key, query - (int(group.run_position[n]) + i)
