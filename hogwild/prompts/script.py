@@ -81,8 +81,9 @@ class PromptScript:
 
     def header_ids(self, worker: int, step: int) -> list[int]:
         """What a step begins with."""
-        template = self._style.header + (self._style.greeting if step == 1 else "")
-        return self._tokenizer.encode(self._fill(template, worker, step))
+        greetings = self._style.greetings
+        greeting = greetings[worker % len(greetings)] if step == 1 and greetings else ""
+        return self._tokenizer.encode(self._fill(self._style.header + greeting, worker, step))
 
     def check_ids(self) -> list[int]:
         """The question of the collaboration check."""

@@ -35,7 +35,8 @@ class PromptStyle:
         opener: what the assistant's turn begins with, before any worker writes.
         reasoning: whether a reasoning model's opening tag (`<think>`) comes before the opener.
         texts: the layouts' texts and labels: in_progress, separator, own_header.
-        header: what every step begins with; greeting: what follows it in the first step.
+        header: what every step begins with. It should not end with a space: most tokenizers join that to the next word.
+        greetings: what follows it in a worker's first step: worker w says the w-th, and so on from the first again.
         check: the question of the collaboration check.
         finish: what asks for the final answer when time is up; empty: never asked.
         boxed: whether an answer stands in `\\boxed{...}`; else the finisher's first line is the answer.
@@ -53,7 +54,7 @@ class PromptStyle:
     reasoning: bool = False
     texts: Mapping[str, str] = field(default_factory=dict)
     header: str = ""
-    greeting: str = ""
+    greetings: tuple[str, ...] = ()
     check: str = ""
     finish: str = ""
     boxed: bool = True

@@ -41,8 +41,8 @@ def test_braces_in_problems_and_templates_stay():
 
 def test_names_and_headers():
     made = script("hogwild", workers=3)
-    assert "".join(map(chr, made.header_ids(1, 1))).startswith("**Bob [1]:** ")
-    assert "".join(map(chr, made.header_ids(1, 4))) == "**Bob [4]:** "
+    assert "".join(map(chr, made.header_ids(1, 1))).startswith("**Bob [1]:** Hi")
+    assert "".join(map(chr, made.header_ids(1, 4))) == "**Bob [4]:**"
     assert made.name_of(40) == "Worker 41"
     assert "Alice, Bob and Carol" in "".join(map(chr, made.prompt_ids()))
 
