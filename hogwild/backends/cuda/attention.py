@@ -43,7 +43,12 @@ def register_attention() -> None:
 
 
 def _attention(
-    module: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     current: Pass | None = options.pop(PASS_KEYWORD, None)
     if current is None:
@@ -51,7 +56,7 @@ def _attention(
             f"{type(module).__name__} does not hand the keyword arguments of the model call to its attention",
             remedy="use a model whose layers pass them on, as transformers' own models do",
         )
-    return current.attend(module, q, k, v, mask, options), None
+    return current.attend(module, query, key, value, attention_mask, options), None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,12 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> TorchBackend:
 
 
 class TorchBackend:
-    """A transformers model over shared blocks. Implements `hogwild.backends.base.Backend`."""
+    """A transformers model over shared blocks. Implements `hogwild.backends.base.Backend`.
+
+    Attributes:
+        model: the transformers model; its attention is ours.
+        pool: the keys and values of every slot.
+    """
 
     @torch.inference_mode()
     def __init__(self, model: nn.Module) -> None:
@@ -47,15 +52,15 @@ class TorchBackend:
             context_size = _context_size(config)
             modules, layers = certify_layers(model, config, context_size)
         first = next(model.parameters())
-        self._model, self._dtype, self._device = model, first.dtype, first.device
+        self.model, self._dtype, self._device = model, first.dtype, first.device
         self._decoder_layers = _decoder_layers(model, modules)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._tables = AngleTables(layers, first.dtype, first.device)
         self._spec = _model_spec(model, config, layers, context_size)
-        self._pool = KVPool(layers, first.dtype, first.device)
+        self.pool = KVPool(layers, first.dtype, first.device)
         with quiet():
             check_against_plain(model, layers, config.vocab_size, self._check_logits)
-        self._pool = KVPool(layers, first.dtype, first.device)
+        self.pool = KVPool(layers, first.dtype, first.device)
 
     @property
     def spec(self) -> ModelSpec:
@@ -77,7 +82,7 @@ class TorchBackend:
     @torch.inference_mode()
     def reserve(self, num_slots: int) -> None:
         """Make the pool hold at least `num_slots` slots; see `KVPool.reserve`."""
-        self._pool.reserve(num_slots)
+        self.pool.reserve(num_slots)
 
     @torch.inference_mode()
     def forward(self, plan: ForwardPlan, *, hidden_states: bool = False) -> ForwardResult:
@@ -108,24 +113,24 @@ class TorchBackend:
         """K `[n, kv_heads, Dk]` and V `[n, kv_heads, Dv]` of some slots, in float32 (float64 if stored so)."""
         index = torch.from_numpy(np.array(slots, dtype=np.int64)).to(self._device)
         wide = torch.float64 if self._dtype == torch.float64 else torch.float32
-        keys, values = self._pool.read(layer, index)
+        keys, values = self.pool.read(layer, index)
         return keys.to(wide).cpu().numpy(), values.to(wide).cpu().numpy()
 
     def close(self) -> None:
         """Free the pool and the weights."""
-        del self._model, self._pool, self._decoder_layers, self._tables
+        del self.model, self.pool, self._decoder_layers, self._tables
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _run(self, plan: DevicePlan) -> Tensor:
         """Logits `[L, V]` of the tokens that are wanted."""
         keep = {"logits_to_keep": plan.logit_tokens} if self._keeps_logits else {}
-        output = self._model(
+        output = self.model(
             input_ids=plan.token_ids,
             position_ids=plan.positions,
             use_cache=False,
             **keep,
-            **{PASS_KEYWORD: SharedPass(plan, self._pool, self._spec.layers, self._tables)},
+            **{PASS_KEYWORD: SharedPass(plan, self.pool, self._spec.layers, self._tables)},
         )
         logits: Tensor = output.logits[0]
         return logits if self._keeps_logits else logits.index_select(0, plan.logit_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -73,10 +74,10 @@ def _lengths(x: FloatArray) -> FloatArray:
 
 
 def _placed(candidates: Sequence[RotarySpec], key_dim: int) -> Iterator[RotarySpec]:
-    """No rotation, then each candidate in either pairing at the start and at the end of the head."""
+    """No rotation, then each candidate in either pairing and direction, at the start and at the end of the head."""
     yield NO_ROTARY
     for spec in candidates:
         starts = {0, key_dim - spec.num_dims} if spec.num_dims <= key_dim else ()
         for start in sorted(starts):
-            for pairing in _PAIRINGS:
-                yield RotarySpec(spec.inv_freq, pairing, start, spec.factor)
+            for pairing, sign in itertools.product(_PAIRINGS, (1, -1)):
+                yield RotarySpec(tuple(sign * f for f in spec.inv_freq), pairing, start, spec.factor)

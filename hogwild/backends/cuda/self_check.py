@@ -31,15 +31,22 @@ def check_against_plain(
     length = max([NUM_TOKENS, *(window + NUM_TOKENS // 2 for window in windows)])
     tokens = np.linspace(1, vocab_size - 2, length).astype(np.int64)
     split = length // 3
-    plain = _plain_logits(model, tokens)[split:]
-    blocks = _block_logits(tokens, split, logits_of)
-    error = float((blocks - plain).norm() / plain.norm().clamp_min(1e-30))
+    try:
+        plain = _plain_logits(model, tokens)[split:]
+        blocks = _block_logits(tokens, split, logits_of)
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        raise ModelRefused(
+            "a short pass of the model failed",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            remedy="use another model; this one cannot be computed exactly over shared blocks",
+        ) from error
+    deviation = float((blocks - plain).norm() / plain.norm().clamp_min(1e-30))
     tolerance = TOLERANCE[next(model.parameters()).dtype]
-    if not error <= tolerance:
+    if not deviation <= tolerance:
         raise ModelRefused(
             "over shared blocks the model gives other logits than its own plain forward",
             expected=f"a relative difference of at most {tolerance:.0e}",
-            got=f"{error:.1e}",
+            got=f"{deviation:.1e}",
             remedy="use another model; this one cannot be computed exactly over shared blocks",
         )
 
