@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hogwild.core import tiles
+from hogwild.core import rotary, tiles
 from hogwild.core.plan import ForwardPlan, GroupPlan
-from hogwild.core.rotary import RotarySpec, exact_angles, turn
+from hogwild.core.rotary import RotarySpec
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -105,8 +105,8 @@ def _resized(array: Array, length: int) -> Array:
 
 def rope(x: Array, positions: IntArray, spec: RotarySpec) -> Array:
     """The model's own rotary embedding, attention factor included, by the core's code."""
-    cos, sin = (spec.factor * table[:, None] for table in exact_angles(positions, spec))
-    return np.asarray(turn(x, cos, sin, spec))
+    cos, sin = (spec.factor * table[:, None] for table in rotary.exact_angles(positions, spec))
+    return np.asarray(rotary.turn(x, cos, sin, spec))
 
 
 def plan_attention(plan: ForwardPlan, pool: KeyPool, window: int | None = None, *, tiled: bool = False) -> Array:
@@ -124,8 +124,8 @@ def plan_attention(plan: ForwardPlan, pool: KeyPool, window: int | None = None, 
 def _group_attention(
     group: GroupPlan, queries: Array, positions: IntArray, pool: KeyPool, window: int | None, tiled: bool
 ) -> Array:
-    cos, sin = exact_angles(group.offsets[group.token_row], pool.spec)  # [T, N, pairs]
-    turned = np.asarray(turn(queries[:, None], cos[:, :, None], sin[:, :, None], pool.spec))  # [T, N, H, D]
+    cos, sin = rotary.exact_angles(group.offsets[group.token_row], pool.spec)  # [T, N, pairs]
+    turned = np.asarray(rotary.turn(queries[:, None], cos[:, :, None], sin[:, :, None], pool.spec))  # [T, N, H, D]
     k, v, run, index = (_read_tiles if tiled else _read_columns)(group, pool)
     mask = index < group.visible[:, run]
     if window is not None:

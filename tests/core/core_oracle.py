@@ -78,7 +78,7 @@ class Scene:
 def random_scenes(seed: int, num_passes: int = 12) -> None:
     """Some passes in a random history, each compared; raises `Violation`."""
     rng = random.Random(seed)
-    spec = SPECS[rng.choice(sorted(SPECS.keys() - {"none"}))]
+    spec = list(SPECS.values())[seed % len(SPECS)]
     scene = Scene(spec, rng.choice([1, 3, 16]), rng.choice([None, 4]))
     for _ in range(num_passes):
         for operation in rng.choices(["append", "publish", "fork", "truncate", "drop", "new"], k=4):

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from hogwild.core import plan as planning
 from hogwild.core.blocks import Block, IntArray, Pages
-from hogwild.core.plan import ForwardPlan, Row, build_plan
+from hogwild.core.plan import ForwardPlan, Row
 from hogwild.core.pool import PagePool, Reservation
 from hogwild.errors import PoolExhausted
 
@@ -166,7 +167,7 @@ class World:
                 twin.block.truncate(length)
             self._expect_unchanged(before)
             return
-        plan = build_plan(planned, self.pool.num_slots, appended)
+        plan = planning.build_plan(planned, self.pool.num_slots, appended)
         self.last_pass = Pass(groups, plan)
         ids, positions = plan.token_ids.tolist(), plan.positions.tolist()
         self._write(plan.write_slots, [Key(*key) for key in zip(ids, positions, strict=True)])
