@@ -1,7 +1,7 @@
 """Chat templates, rendered apart from this process so that no template can stop, fill or read it.
 
 A template is a program by a stranger. Jinja's sandbox keeps it from Python's objects, but not from endless loops or
-from strings that fill the memory; only another process can be stopped at any moment. It costs about a tenth of a second.
+from strings that fill the memory; only another process can be stopped at any moment. It costs a tenth of a second.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from hogwild.errors import PromptError
 
 MAX_TEMPLATE_CHARS = 1_000_000
-MAX_RENDERED_CHARS = 16_000_000
-MAX_MEMORY_BYTES = 2 << 30
+MAX_RENDERED_CHARS = 8_000_000
+MAX_MEMORY_BYTES = 1 << 30
 SECONDS = 20.0
 _PROGRAM = Path(__file__).with_name("template_program.py")
 

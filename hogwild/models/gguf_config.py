@@ -39,11 +39,11 @@ class GgufMetadata:
         self.architecture = self.text("general.architecture")
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number under `<architecture>.<key>`."""
+        """A positive number under `<architecture>.<key>`."""
         value = self.values.get(f"{self.architecture}.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise CheckpointError(
-                f"bad GGUF metadata {self.architecture}.{key}", expected="a number", got=repr(value)[:80]
+                f"bad GGUF metadata {self.architecture}.{key}", expected="a number above 0", got=repr(value)[:80]
             )
         # stored as float32: the shortest decimal is what the authors wrote (1e-05, not 9.99999975e-06)
         return float(str(np.float32(value))) if isinstance(value, float) and np.float32(value) == value else value
@@ -170,11 +170,15 @@ def _rope_scaling(
 def _llama3_scaling(config: Mapping[str, Any], rope_factors: NDArray[np.float32]) -> dict[str, Any]:
     """The published scaling whose factors the table holds; a table that none explains is refused."""
     head_dim, theta = config["head_dim"], config["rope_theta"]
+    if rope_factors.shape != (head_dim // 2,):
+        raise CheckpointError(
+            "rope_freqs.weight has a wrong shape", expected=str((head_dim // 2,)), got=str(rope_factors.shape)
+        )
     wavelength = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     for factor, low, high, context in _LLAMA3_SCALINGS:
         smooth = np.clip((context / wavelength - low) / (high - low), 0.0, 1.0)
         expected = 1.0 / ((1.0 - smooth) / factor + smooth)
-        if rope_factors.shape == expected.shape and np.allclose(rope_factors, expected, rtol=1e-5):
+        if np.allclose(rope_factors, expected, rtol=1e-5):
             return {
                 "rope_type": "llama3",
                 "factor": factor,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hogwild.errors import CheckpointError, ModelRefused
 
 MAX_HEADER_BYTES = 100_000_000
+MAX_COUNT = 1 << 48
 # As stored; bfloat16 has no NumPy type and is widened.
 _DTYPES = {
     "F64": np.float64,
@@ -95,7 +96,7 @@ class SafetensorsFile:
         except (KeyError, TypeError, ValueError) as error:
             raise self._broken(f"the entry of tensor {name!r} is incomplete") from error
         numbers = [begin, end, *shape] if isinstance(shape, list) else [None]
-        if not isinstance(dtype, str) or not all(type(number) is int and number >= 0 for number in numbers):
+        if not isinstance(dtype, str) or not all(type(number) is int and 0 <= number < MAX_COUNT for number in numbers):
             raise self._broken(f"the entry of tensor {name!r} is malformed")
         if dtype in _DTYPES and end - begin != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
             raise self._broken(f"tensor {name!r} has a size other than its shape's")

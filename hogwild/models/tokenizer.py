@@ -69,6 +69,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Plain text: adds no BOS, gives no control id (but that of unknown characters, where a vocabulary has one).
 
+        Characters that the vocabulary cannot spell at all are left out, as its authors' tokenizer does.
         Raises `PromptError` for text with lone surrogates.
         """
         ids = self._encode(self._inner, text)
@@ -167,7 +168,7 @@ class Tokenizer:
         return [
             (token_id, start, end)
             for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-            if token_id in self._forbidden and not marked_text.startswith(marker.mark_text, end)
+            if token_id in self._forbidden and not marker.surrounds(marked_text, start, end)
         ]
 
     def _encode_between(self, marked_text: str, written: Sequence[tuple[int, int, int]], marker: Marker) -> list[int]:
