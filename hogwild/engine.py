@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hogwild.cache import SharedCache
+from hogwild.core.admission import check_prompt, session_pages
 from hogwild.core.events import Event
 from hogwild.core.layout import Layout
 from hogwild.core.options import SessionOptions
 from hogwild.core.sampling import SampleResult
-from hogwild.core.session import Feed, Session, check_prompt, session_pages
+from hogwild.core.session import Feed, Session
 from hogwild.model import Model
 from hogwild.prompts import DEFAULT_STYLE, PromptScript, PromptStyle, find_style
 

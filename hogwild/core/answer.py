@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 _OPENERS = (r"\boxed{", r"\fbox{")
 
@@ -38,6 +39,13 @@ def until_closing_brace(text: str) -> str | None:
 def majority(answers: Sequence[str]) -> str | None:
     """The most frequent answer; of equally frequent ones the one given first."""
     return Counter(answers).most_common(1)[0][0] if answers else None
+
+
+def choose(answers: Sequence[str], policy: Literal["first", "all", "vote"]) -> str | None:
+    """The answer that counts: the first one, the last one when all are waited for, or the majority's."""
+    if not answers:
+        return None
+    return {"first": answers[0], "all": answers[-1], "vote": majority(answers)}[policy]
 
 
 def _occurrences(text: str, part: str) -> list[int]:

@@ -61,7 +61,8 @@ class Finisher:
         self._next = [token_id]
 
     def close(self) -> None:
-        """Release its pages."""
+        """Release its pages; it asks for nothing more."""
+        self.is_done = True
         for block in (self._block, *self._forks):
             block.clear()
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hogwild.core import events as ev
-from hogwild.core.answer import majority
+from hogwild.core.admission import worker_pages
+from hogwild.core.answer import choose
 from hogwild.core.blocks import Block
 from hogwild.core.finisher import Finisher
 from hogwild.core.options import SessionOptions
@@ -22,7 +23,7 @@ from hogwild.core.script import Codec, Script
 from hogwild.core.session_blocks import SessionBlocks
 from hogwild.core.steps import ends_step
 from hogwild.core.worker import Worker, worker_key
-from hogwild.errors import OptionError, PromptError
+from hogwild.errors import OptionError
 
 PREFILL_CHUNK = 512
 
@@ -358,24 +359,22 @@ class Session:
 
     def _reach_budget(self, budget: int) -> None:
         self._budget = budget
-        self._finishers = self._make_finishers() if self.options.finisher_tokens else []
+        asks = self.options.finisher_tokens and self.script.finish_ids()
+        self._finishers = self._make_finishers() if asks else []
         self._finish_if_done()
 
     def _make_finishers(self) -> list[Finisher]:
         """One for the shared history; where nobody reads the others, one for each worker without an answer."""
-        if not self.script.finish_ids():
-            return []
         if self.options.layout.shares(len(self.workers)):
             groups = [(-1, self.workers)] if self._decide() is None else []
         else:
             groups = [(worker.index, [worker]) for worker in self.workers if worker.answer is None]
         limit = self.options.finisher_tokens
         made = [Finisher(index, group, self.blocks, self.script, self._codec, limit) for index, group in groups]
-        fitting = [finisher for finisher in made if finisher.num_tokens() <= self._context_size]
         for finisher in made:
-            if finisher not in fitting:
+            if finisher.num_tokens() > self._context_size:
                 finisher.close()
-        return fitting
+        return [finisher for finisher in made if not finisher.is_done]
 
     def _finish_if_done(self) -> None:
         """When every finisher has its answer: record the state at the budget; at the last budget end the session."""
@@ -383,10 +382,10 @@ class Session:
             return
         forced = [(finisher.worker, text) for finisher in self._finishers if (text := finisher.answer) is not None]
         self._close_finishers()
-        for index, answer in forced:
-            self._emit(ev.AnswerGiven, worker=index, answer=answer, source="finisher")
+        for index, text in forced:
+            self._emit(ev.AnswerGiven, worker=index, answer=text, source="finisher")
         answers = [worker.answer for worker in self.workers if worker.answer is not None]
-        answer = self._choose([*answers, *(text for _, text in forced)])
+        answer = choose([*answers, *(text for _, text in forced)], self.options.finish)
         assert self._budget is not None
         self._emit(
             ev.BudgetReached,
@@ -406,12 +405,8 @@ class Session:
 
     def _decide(self) -> str | None:
         """The workers' own answer, as far as there is one."""
-        return self._choose([worker.answer for worker in self.workers if worker.answer is not None])
-
-    def _choose(self, answers: Sequence[str]) -> str | None:
-        if self.options.finish == "vote":
-            return majority(answers)
-        return (answers[-1] if self.options.finish == "all" else answers[0]) if answers else None
+        answers = [worker.answer for worker in self.workers if worker.answer is not None]
+        return choose(answers, self.options.finish)
 
     def _end(self, reason: ev.SessionReason) -> None:
         self.ended = reason
@@ -444,34 +439,3 @@ def _mark_stored(worker: Worker, row: Row) -> None:
         worker.closing_ids = []
     else:
         worker.pending = []
-
-
-def worker_pages(options: SessionOptions, script: Script, page_size: int) -> int:
-    """Most pages that one worker can hold: its tokens, a part-filled page for each step, the finisher and its forks."""
-    shortest_step = 1 + (len(script.header_ids(0, 2)) if options.layout.publish else 0)
-    num_steps = options.max_tokens // shortest_step + 1 if options.layout.publish else 1
-    num_steps = min(num_steps, options.max_passes + 1)
-    overshoot = len(script.header_ids(0, 1)) + len(script.step_end_ids()) + 1
-    finisher = len(script.finish_ids()) + options.finisher_tokens
-    labels = options.layout.text_names(options.num_workers)
-    label_tokens = [len(script.label_ids(name, 0)) for name in labels]
-    tokens = [options.max_tokens + overshoot, finisher, len(script.check_ids()), *label_tokens]
-    return sum(-(-count // page_size) for count in tokens) + num_steps + 3
-
-
-def session_pages(options: SessionOptions, script: Script, num_prompt_tokens: int, page_size: int) -> int:
-    """Most pages that a session can hold, so that they can be reserved when it is admitted."""
-    return -(-num_prompt_tokens // page_size) + options.num_workers * worker_pages(options, script, page_size)
-
-
-def check_prompt(num_tokens: int, context_size: int) -> None:
-    """Raise `PromptError` when a prompt is empty or leaves no room to write."""
-    if num_tokens == 0:
-        raise PromptError("the prompt is empty", expected="at least one token", got="none")
-    if num_tokens >= context_size:
-        raise PromptError(
-            "the prompt is longer than the model's context",
-            expected=f"fewer than {context_size} tokens",
-            got=f"{num_tokens} tokens",
-            remedy="shorten the problem, or use a model with a longer context",
-        )
