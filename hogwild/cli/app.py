@@ -96,14 +96,22 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
-    """Several workers of one model think together over one shared attention cache."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from hogwild.cli.environment import package_version
 
-        print(package_version("hogwild"))
+        print(f"hogwild {package_version('hogwild') or '(not installed as a package)'}")
         raise typer.Exit
+
+
+_Version = Annotated[
+    bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_print_version)
+]
+
+
+@app.callback()
+def _root(version: _Version = False) -> None:
+    """Several workers of one model think together over one shared attention cache."""
 
 
 def _listed() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -22,11 +22,16 @@ def can_show_live() -> bool:
     return sys.stdout.isatty() and sys.stderr.isatty() and not Console(file=sys.stdout).is_dumb_terminal
 
 
-def print_blocks(console: Console, blocks: Iterable[Text]) -> None:
-    """Each block, then a blank line; off a terminal lines are as long as they were written."""
-    for block in blocks:
-        console.print(block, soft_wrap=not console.is_terminal)
-        console.print()
+def text_width(console: Console) -> int | None:
+    """The width to which text is wrapped; None off a terminal, where lines stay as long as they were written."""
+    return console.width if console.is_terminal else None
+
+
+def print_blocks(console: Console, blocks: Iterable[Sequence[Text]]) -> None:
+    """The lines of each block, then a blank line."""
+    for lines in blocks:
+        for line in (*lines, ""):
+            console.print(line, soft_wrap=True)
 
 
 def print_all(console: Console, renderables: Iterable[RenderableType]) -> None:

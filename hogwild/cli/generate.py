@@ -36,7 +36,8 @@ from hogwild.transcript import Transcript
 HELP = "\n\n".join(
     (
         "All workers write at once: in each pass every one of them adds a token, and reads what the others have "
-        "written so far, from one shared cache. A finished paragraph (a step) is published to the history that all read.",
+        "written so far, from one shared cache. A finished paragraph (a step) is published to the "
+        "history that all read.",
         "[bold]Layouts[/bold] say who sees what.",
         "[cyan]combined[/cyan]: published steps, and the others' unfinished ones, token by token.",
         "[cyan]interleaved[/cyan]: the others' steps once they are published.",

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from hogwild.cli.blocks import colour_of, step_block, step_body, tail_lines, wrapped
+from hogwild.cli.blocks import Lines, colour_of, recent, step_body, step_lines, tail, wrapped
 from hogwild.cli.printable import printable
 from hogwild.cli.summary import note, state_text
 from hogwild.cli.units import bytes_text, ratio_text
@@ -26,7 +26,7 @@ _MAX_STATUS_LINES = 4
 
 def render_session(transcript: Transcript, width: int, height: int) -> RenderableType:
     """The whole view, at most `height` lines of at most `width` columns."""
-    status = _status_lines(transcript, width)
+    status = _status_lines(transcript, width, height)
     room = max(0, height - len(status))
     num_workers = len(transcript.workers)
     per_row = _panes_abreast(num_workers, width, room)
@@ -51,8 +51,7 @@ def _history(transcript: Transcript, width: int, height: int) -> Panel | None:
     """The most recent published steps, in as many lines as they need, at most `height` with the frame."""
     if not transcript.published or height < _MIN_PANE_HEIGHT or width <= _FRAME:
         return None
-    recent = [step_block(transcript, step) for step in transcript.published[-height:]]
-    lines = tail_lines(recent, width - _FRAME, height - 2)
+    lines = tail(transcript.published, lambda step: step_lines(transcript, step, width - _FRAME), height - 2)
     title = Text(f"published steps: {len(transcript.published)}")
     return Panel(_joined(lines), title=title, title_align="left", width=width, height=len(lines) + 2)
 
@@ -75,13 +74,16 @@ def _pane_row(transcript: Transcript, workers: list[WorkerState], width: int, he
 
 
 def _pane(transcript: Transcript, worker: WorkerState, width: int, height: int) -> Panel:
-    bodies = [step_body(step) for step in transcript.writing_of(worker.index)]
-    for body in bodies[:-1]:
-        body.rstrip()
-    lines = tail_lines(bodies, max(1, width - _FRAME), height - 2)
+    lines = _written(transcript, worker, width - _FRAME, height - 2)
     colour = f"dim {colour_of(worker.index)}" if worker.ended else colour_of(worker.index)
     title = Text(_pane_title(transcript, worker), style=f"bold {colour}")
     return Panel(_joined(lines), title=title, title_align="left", border_style=colour, width=width, height=height)
+
+
+def _written(transcript: Transcript, worker: WorkerState, width: int, height: int) -> Lines:
+    """The last lines of what stands in a worker's own block."""
+    steps = transcript.writing_of(worker.index)
+    return tail(steps, lambda step: wrapped(recent(step_body(step)), width), height)
 
 
 def _pane_title(transcript: Transcript, worker: WorkerState) -> str:
@@ -97,24 +99,27 @@ def _one_line_each(transcript: Transcript, width: int, room: int) -> list[Render
     shown = workers if len(workers) <= room else workers[: max(0, room - 1)]
     lines: list[RenderableType] = [_line(transcript, worker, width) for worker in shown]
     if len(shown) < len(workers) and room > 0:
-        lines.append(Text(f"and {len(workers) - len(shown)} more workers", style="dim"))
+        lines.append(_cut(Text(f"and {len(workers) - len(shown)} more workers", style="dim"), width))
     return lines
+
+
+def _cut(line: Text, width: int) -> Text:
+    line.truncate(width)
+    return line
 
 
 def _line(transcript: Transcript, worker: WorkerState, width: int) -> Text:
     name = Text(f"{printable(worker.name)}: ", style=f"bold {colour_of(worker.index)}")
     name.truncate(max(1, width // 2))
-    bodies = [step_body(step) for step in transcript.writing_of(worker.index)[-1:]]
-    for body in bodies:
-        body.rstrip()
-    end = tail_lines(bodies, max(1, width - name.cell_len), 1)
-    return Text(no_wrap=True).append_text(name).append_text(end[0] if end else Text())
+    end = _written(transcript, worker, width - name.cell_len, 1)
+    return _cut(Text(no_wrap=True).append_text(name).append_text(end[0] if end else Text()), width)
 
 
-def _status_lines(transcript: Transcript, width: int) -> list[Text]:
-    lines = wrapped(Text(_status(transcript), style="dim"), width)[:_MAX_STATUS_LINES]
+def _status_lines(transcript: Transcript, width: int, height: int) -> list[Text]:
+    most = max(1, min(_MAX_STATUS_LINES, height // 4))
+    lines = wrapped(Text(_status(transcript), style="dim"), width)[:most]
     honest = note(transcript)
-    if honest and len(honest) <= width:
+    if honest and len(honest) <= width and len(lines) < most:
         lines.append(Text(honest, style="dim italic"))
     return lines
 

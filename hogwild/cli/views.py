@@ -9,8 +9,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.live import Live
 
-from hogwild.cli.blocks import finished_blocks, unfinished_blocks
-from hogwild.cli.console import print_all, print_blocks
+from hogwild.cli.blocks import finished_lines, unfinished_lines
+from hogwild.cli.console import print_all, print_blocks, text_width
 from hogwild.cli.panes import render_session
 from hogwild.cli.summary import answer_text, summary
 from hogwild.transcript import Transcript
@@ -66,14 +66,16 @@ class StreamView(SilentView):
     def update(self, transcript: Transcript) -> None:
         """Print the steps that were finished since the last call."""
         if len(transcript.finished) > self._num_printed:
-            print_blocks(self._console, finished_blocks(transcript, self._num_printed))
+            width = text_width(self._console)
+            print_blocks(self._console, finished_lines(transcript, self._num_printed, width))
             self._num_printed = len(transcript.finished)
             self._console.file.flush()
 
     def finish(self, transcript: Transcript) -> None:
         """Print unfinished steps, the answer and the summary."""
         self.update(transcript)
-        print_blocks(self._console, [*unfinished_blocks(transcript), answer_text(transcript)])
+        print_blocks(self._console, unfinished_lines(transcript, text_width(self._console)))
+        print_blocks(self._console, [[answer_text(transcript)]])
         print_all(self._console, summary(transcript))
 
 
