@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import plan_faults  # noqa: F401  (registers its faults)
 import pytest
-from core_faults import ATTENTION, FAULTS
+from core_faults import FAULTS
 from core_invariants import INVARIANTS, Violation
+from core_oracle import NAME as ATTENTION
 from core_oracle import random_scenes
 from pool_model import random_world
 

@@ -1,0 +1,229 @@
+"""Faults to seed into plans, tiles and rotations, each a small patch under the name of the invariant it breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from core_faults import Patch, fault
+from core_oracle import NAME as ATTENTION
+
+from hogwild.core import plan, rotary, tiles
+from hogwild.core.blocks import Block, IntArray
+from hogwild.core.plan import GroupPlan, Row
+
+# Plans
+
+
+@fault("offsets are sums of earlier lengths")
+def offsets_are_off_by_one(patch: Patch) -> None:
+    offsets = plan._run_offsets
+    patch.setattr(plan, "_run_offsets", lambda *args: offsets(*args) + 1)
+
+
+@fault("offsets are sums of earlier lengths")
+def offsets_ignore_where_a_run_begins(patch: Patch) -> None:
+    offsets = plan._run_offsets
+    patch.setattr(plan, "_run_offsets", lambda turns, seen, runs, shift: offsets(turns, seen, runs, 0 * shift))
+
+
+@fault("offsets are sums of earlier lengths")
+def offsets_count_the_lengths_before_the_pass(patch: Patch) -> None:
+    """Each worker counts only the tokens that were there before the pass."""
+    group = plan._plan_group
+
+    def early(rows: list[Row], token_start: int) -> GroupPlan:
+        def turns(views: Any, lengths: IntArray) -> Any:
+            before = lengths.copy()
+            for view, row in zip(views, rows, strict=True):
+                before[view[-1]] -= len(row.token_ids)
+            return block_turns(views, before)
+
+        with patch.context() as inner:
+            inner.setattr(plan, "_block_turns", turns)
+            return group(rows, token_start)
+
+    block_turns = plan._block_turns
+    patch.setattr(plan, "_plan_group", early)
+
+
+@fault("offsets are sums of earlier lengths")
+def a_repeated_block_is_listed_once(patch: Patch) -> None:
+    def once(rows: list[Row]) -> tuple[list[Block], list[list[int]]]:
+        index: dict[Block, int] = {}
+        views = [[index.setdefault(block, len(index)) for block in row.view] for row in rows]
+        return list(index), views
+
+    patch.setattr(plan, "_list_blocks", once)
+
+
+def _readable(change: Callable[[IntArray, Any, IntArray, Any], None]) -> Callable[[Patch], None]:
+    def plant(patch: Patch) -> None:
+        readable = plan._readable_tokens
+
+        def changed(views: Any, lengths: IntArray, counts: Any) -> IntArray:
+            out = readable(views, lengths, counts)
+            change(out, views, lengths, counts)
+            return out
+
+        patch.setattr(plan, "_readable_tokens", changed)
+
+    return plant
+
+
+@fault("a token reads its view and its own past, nothing else")
+def a_token_does_not_read_itself(patch: Patch) -> None:
+    def change(out: IntArray, views: Any, lengths: IntArray, counts: Any) -> None:
+        own = np.repeat([view[-1] for view in views], counts)
+        out[np.arange(len(out)), own] -= 1
+
+    _readable(change)(patch)
+
+
+@fault("a token reads its view and its own past, nothing else")
+def a_token_reads_its_own_future(patch: Patch) -> None:
+    def change(out: IntArray, views: Any, lengths: IntArray, counts: Any) -> None:
+        own = np.repeat([view[-1] for view in views], counts)
+        out[np.arange(len(out)), own] = lengths[own]
+
+    _readable(change)(patch)
+
+
+@fault("a token reads its view and its own past, nothing else")
+def the_others_new_tokens_are_not_seen(patch: Patch) -> None:
+    def change(out: IntArray, views: Any, lengths: IntArray, counts: Any) -> None:
+        token = 0
+        for view, count in zip(views, counts, strict=True):
+            for other, new in zip(views, counts, strict=True):
+                if other is not view:
+                    rows = out[token : token + count]
+                    rows[:, other[-1]] = np.minimum(rows[:, other[-1]], lengths[other[-1]] - new)
+            token += count
+
+    _readable(change)(patch)
+
+
+@fault("a token reads its view and its own past, nothing else")
+def every_row_reads_every_block(patch: Patch) -> None:
+    def change(out: IntArray, views: Any, lengths: IntArray, counts: Any) -> None:
+        own = np.repeat([view[-1] for view in views], counts)
+        mine = out[np.arange(len(out)), own]
+        out[:] = lengths
+        out[np.arange(len(out)), own] = mine
+
+    _readable(change)(patch)
+
+
+@fault("a window is counted from the query")
+def windows_are_one_too_wide(patch: Patch) -> None:
+    first = GroupPlan.first_visible
+    patch.setattr(GroupPlan, "first_visible", lambda self, positions, window: first(self, positions, window + 1))
+
+
+@fault("a window is counted from the query")
+def windows_forget_the_offset(patch: Patch) -> None:
+    def plain(self: GroupPlan, positions: IntArray, window: int) -> IntArray:
+        return np.maximum(positions[:, None] - self.run_position - window + 1, 0)
+
+    patch.setattr(GroupPlan, "first_visible", plain)
+
+
+# Tiles
+
+
+@fault("tiles hold every column once and mask the rest")
+def padding_is_not_masked(patch: Patch) -> None:
+    patch.setattr(tiles, "PADDING", 0)
+
+
+@fault("tiles hold every column once and mask the rest")
+def padding_reads_on_past_the_run(patch: Patch) -> None:
+    cut = tiles._tiles
+
+    def loose(start: IntArray, stop: IntArray, run: IntArray) -> Any:
+        tile_run, columns, padding = cut(start, stop, run)
+        limit = int(stop.max(initial=1)) - 1
+        return tile_run, np.minimum(columns[:, :1] + np.arange(columns.shape[1]), limit), np.zeros_like(padding)
+
+    patch.setattr(tiles, "_tiles", loose)
+
+
+@fault("tiles hold every column once and mask the rest")
+def tiles_gather_the_neighbour_slot(patch: Patch) -> None:
+    cut = tiles._tiles
+
+    def neighbour(start: IntArray, stop: IntArray, run: IntArray) -> Any:
+        tile_run, columns, padding = cut(start, stop, run)
+        return tile_run, np.maximum(columns - 1, 0), padding
+
+    patch.setattr(tiles, "_tiles", neighbour)
+
+
+@fault("tiles hold every column once and mask the rest")
+def slices_run_on_over_gaps(patch: Patch) -> None:
+    """The longest run is read as one slice of the pool, wherever its pages lie."""
+
+    def gaps(group: GroupPlan) -> IntArray:
+        longest = int(np.argmax(np.diff(group.run_start)))
+        return group.run_start[longest : longest + 2][None]
+
+    patch.setattr(tiles, "_longest_stretches", gaps)
+
+
+# Rotation: seen in the attention itself
+
+
+@fault(ATTENTION)
+def queries_are_turned_the_wrong_way(patch: Patch) -> None:
+    patch.setattr(plan, "_block_turns", _negated(plan._block_turns))
+
+
+def _negated(turns: Callable[..., Any]) -> Callable[..., Any]:
+    def negated(*args: Any) -> Any:
+        values, seen = turns(*args)
+        return -values, seen
+
+    return negated
+
+
+@fault(ATTENTION)
+def interleaved_pairs_are_taken_as_halves(patch: Patch) -> None:
+    def halves(x: Any, spec: rotary.RotarySpec) -> Any:
+        return x[..., : spec.num_dims // 2], x[..., spec.num_dims // 2 :]
+
+    patch.setattr(rotary, "_pair", halves)
+
+
+@fault(ATTENTION)
+def the_attention_factor_is_applied_at_each_turn(patch: Patch) -> None:
+    angles = rotary.exact_angles
+
+    def scaled(positions: IntArray, spec: rotary.RotarySpec) -> Any:
+        return tuple(spec.factor * table for table in angles(positions, spec))
+
+    patch.setattr(rotary, "exact_angles", scaled)
+
+
+@fault(ATTENTION)
+def positions_count_from_one(patch: Patch) -> None:
+    build = plan.build_plan
+
+    def shifted(*args: Any) -> plan.ForwardPlan:
+        made = build(*args)
+        made.positions[:] += 1
+        return made
+
+    patch.setattr(plan, "build_plan", shifted)
+
+
+@fault(ATTENTION)
+def keys_are_written_to_the_slots_of_another_row(patch: Patch) -> None:
+    build = plan.build_plan
+
+    def rolled(*args: Any) -> plan.ForwardPlan:
+        made = build(*args)
+        made.write_slots[:] = np.roll(made.write_slots, 1)
+        return made
+
+    patch.setattr(plan, "build_plan", rolled)
