@@ -22,7 +22,7 @@ from mlx_lm.utils import load_model  # noqa: E402
 from hogwild.backends.base import LayerSpec  # noqa: E402
 from hogwild.backends.mlx import MlxBackend, load  # noqa: E402
 from hogwild.backends.mlx.hook import SDPA, Dispatch  # noqa: E402
-from hogwild.backends.mlx.pool import KVPool, WriteSlots  # noqa: E402
+from hogwild.backends.mlx.pool import KVPool, SlotRows  # noqa: E402
 from hogwild.backends.mlx.rotary_fit import Samples, fit  # noqa: E402
 from hogwild.backends.mlx.sampling import sample  # noqa: E402
 from hogwild.backends.options import LoadOptions  # noqa: E402
@@ -78,7 +78,7 @@ def _write_seconds(num_slots: int, slots: Sequence[int]) -> float:
     for _ in range(9):
         start = time.perf_counter()
         for layer in range(2):
-            pool.write(layer, new, new, WriteSlots(np.array(slots)))
+            pool.write(layer, new, new, SlotRows(np.array(slots), num_slots))
         pool.evaluate()
         times.append(time.perf_counter() - start)
     return sorted(times)[2]
@@ -90,6 +90,24 @@ def test_a_write_costs_the_new_tokens_and_not_the_pool(slots: Sequence[int]) -> 
     small, large = _write_seconds(4096, slots), _write_seconds(200_000, slots)
     # Copying 200,000 slots of four arrays would take some 100 ms.
     assert large < 5 * small + 5e-3
+
+
+def test_a_pass_costs_the_view_and_not_the_pool(tiny: MlxBackend) -> None:
+    """The views through which the last pass read must not keep the next one from writing in place."""
+
+    def seconds(num_tokens: int) -> float:
+        cache = SharedCache(tiny, num_tokens)
+        own, times = cache.block([1, 2, 3]), []
+        for token in range(9):
+            start = time.perf_counter()
+            result = cache.forward([Row((own,), (token,))])
+            tiny.sample(result.logits, [SampleRequest(GREEDY)])
+            times.append(time.perf_counter() - start)
+        return sorted(times)[2]
+
+    small = seconds(1024)
+    # Copying the arrays of 600,000 slots would take some 200 ms.
+    assert seconds(600_000) < 5 * small + 2e-2
 
 
 def test_growing_keeps_every_bit(tiny: MlxBackend) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from hogwild.backends.mlx.pool import SlotRows, gather
 from hogwild.core.blocks import IntArray
 from hogwild.core.plan import ForwardPlan, GroupPlan
 from hogwild.core.rotary import OffsetTable, RotarySpec
@@ -29,8 +30,10 @@ Tables = Callable[[RotarySpec], OffsetTable]
 class PassReader:
     """How one pass reads the pool; made once per pass, used by every layer."""
 
-    def __init__(self, plan: ForwardPlan, tables: Tables, num_heads: int, head_dim: int) -> None:
-        self._groups = [GroupReader(group, plan.positions, tables, num_heads, head_dim) for group in plan.groups]
+    def __init__(self, plan: ForwardPlan, tables: Tables, num_heads: int, head_dim: int, num_slots: int) -> None:
+        self._groups = [
+            GroupReader(group, plan.positions, tables, num_heads, head_dim, num_slots) for group in plan.groups
+        ]
 
     def attend(
         self,
@@ -60,7 +63,9 @@ class GroupReader:
     An *entry* is a run for which queries are turned: one for each slice, and one for each distinct run among the tiles.
     """
 
-    def __init__(self, group: GroupPlan, positions: IntArray, tables: Tables, num_heads: int, head_dim: int) -> None:
+    def __init__(
+        self, group: GroupPlan, positions: IntArray, tables: Tables, num_heads: int, head_dim: int, num_slots: int
+    ) -> None:
         self.group, self.tables = group, tables
         self.tiles: Tiles = cut(group)
         self.positions = positions[group.token_start : group.token_start + group.num_tokens]
@@ -68,7 +73,7 @@ class GroupReader:
         tile_runs, tile_entry = np.unique(self.tiles.tile_run, return_inverse=True)
         self.entry_run = np.concatenate([slice_runs, tile_runs])
         self.tile_entry = mx.array((tile_entry.reshape(-1) + len(slice_runs)).astype(np.int32))
-        self.tile_slots = mx.array(self.tiles.tile_slots.astype(np.int32))
+        self.tile_rows = SlotRows(self.tiles.tile_slots, num_slots)
         token_bytes = 4 * num_heads * max(1, self.tiles.num_columns + 2 * head_dim * len(self.entry_run))
         size = max(1, MAX_CHUNK_BYTES // token_bytes)
         self.chunks = [
@@ -128,7 +133,7 @@ class ChunkReader:
         if not rotary.num_dims:
             return queries * scale
         turn = self._turn(rotary, scale, queries.shape[-1])
-        return queries * turn.cos + mx.take(queries, turn.partner, axis=-1) * turn.sin
+        return _rotate(queries, mx.take(queries, turn.partner, axis=-1), turn.cos, turn.sin)
 
     def _scores(self, turned: mx.array, keys: mx.array, shape: tuple[int, int, int], window: int | None) -> mx.array:
         """Masked scores `[kv_heads, t * G, C']` of `turned [kv_heads, E, t * G, Dk]`."""
@@ -139,7 +144,7 @@ class ChunkReader:
             parts.append(turned[:, min(i, num_entries - 1)] @ stretch.swapaxes(-1, -2))
         if reader.num_gathered:
             entries = turned if num_entries == 1 else mx.take(turned, reader.tile_entry, axis=1)
-            gathered = mx.take(keys, reader.tile_slots, axis=1).astype(mx.float32)
+            gathered = gather(keys, reader.tile_rows).astype(mx.float32)
             tiles = gathered.reshape(keys.shape[0], reader.num_gathered, TILE, -1)
             scores = entries @ tiles.swapaxes(-1, -2)
             parts.append(scores.swapaxes(1, 2).reshape(keys.shape[0], shape[1] * shape[2], -1))
@@ -157,7 +162,7 @@ class ChunkReader:
             parts.append(weights[..., column:end] @ values[:, part.start : part.stop])
             column = end
         if reader.num_gathered:
-            parts.append(weights[..., column:] @ mx.take(values, reader.tile_slots, axis=1))
+            parts.append(weights[..., column:] @ gather(values, reader.tile_rows))
         total = parts[0].astype(mx.float32)
         for more in parts[1:]:
             total = total + more.astype(mx.float32)
@@ -212,6 +217,11 @@ def _spread(cos: Any, sin: Any, rotary: RotarySpec, scale: float, key_dim: int) 
     return Turn(
         mx.array(full_cos[None, :, :, None]), mx.array(full_sin[None, :, :, None]), mx.array(partner.astype(np.int32))
     )
+
+
+@partial(mx.compile, shapeless=True)
+def _rotate(queries: mx.array, partners: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    return queries * cos + partners * sin
 
 
 def _hide(scores: mx.array, mask: mx.array | None, shape: tuple[int, int, int]) -> mx.array:

@@ -13,7 +13,7 @@ from hogwild.backends.base import LayerSpec
 from hogwild.backends.mlx.attention import PassReader, Tables
 from hogwild.backends.mlx.hook import BlockCache
 from hogwild.backends.mlx.layers import decoder_layers, refused, replace_caches
-from hogwild.backends.mlx.pool import KVPool, WriteSlots
+from hogwild.backends.mlx.pool import KVPool, SlotRows
 from hogwild.core.plan import ForwardPlan
 
 
@@ -25,7 +25,7 @@ class LayerCache(BlockCache):
         self._pool: KVPool | None = None
 
     def begin(
-        self, index: int, spec: LayerSpec, pool: KVPool, offset: mx.array, write: WriteSlots, read: PassReader
+        self, index: int, spec: LayerSpec, pool: KVPool, offset: mx.array, write: SlotRows, read: PassReader
     ) -> None:
         """Take part in a pass as the pool's layer `index`."""
         self._index, self._spec, self._pool = index, spec, pool
@@ -44,10 +44,11 @@ class LayerCache(BlockCache):
         assert self._pool is not None
         if mask is not None:
             raise refused(self.layer, "it adds something of its own to the attention scores")
+        keys, values = self._pool.heads(self._index)
         return self._read.attend(
             queries,
-            self._pool.keys[self._index],
-            self._pool.values[self._index],
+            keys,
+            values,
             rotary=self._spec.rotary,
             window=self._spec.window,
             scale=scale,
@@ -66,9 +67,9 @@ class PassRunner:
     def run(self, plan: ForwardPlan, pool: KVPool) -> mx.array:
         """Logits `[T, V]`, not evaluated; so are the pool's arrays."""
         head_dim = max(layer.key_dim for layer in self._layers)
-        reader = PassReader(plan, self._tables, self._num_heads, head_dim)
+        reader = PassReader(plan, self._tables, self._num_heads, head_dim, pool.num_slots)
         offset = mx.array(plan.positions.astype(np.int32))
-        write = WriteSlots(plan.write_slots)
+        write = SlotRows(plan.write_slots, pool.num_slots)
         for index, (end, spec) in enumerate(zip(self._ends, self._layers, strict=True)):
             end.begin(index, spec, pool, offset, write, reader)
         tokens = mx.array(plan.token_ids.astype(np.int32))[:, None]

@@ -1,14 +1,15 @@
-"""The K/V pool: for each layer keys `[kv_heads, slots, Dk]` and values `[kv_heads, slots, Dv]`.
+"""The K/V pool: for each layer the keys, and the values, of every slot.
 
-Slots stand in the middle, so that a stretch of slots is, for each head, a matrix that MLX multiplies without copying it
-(measured: with slots first the products are two to four times slower on a CPU). Writing changes the arrays in place:
-MLX donates an array to which nothing else refers, so a write costs O(new tokens) whatever the pool's size.
+Rows stand head by head: row `h * num_slots + s` holds head h of slot s. So a stretch of slots is, for each head, a
+matrix that MLX multiplies without copying it (measured: with slots first the products are two to four times slower on a
+CPU), and single slots are written and gathered as whole rows. Writing changes the arrays in place: MLX donates an array
+to which nothing else refers, so a write costs O(new tokens) whatever the pool's size.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -19,21 +20,23 @@ from hogwild.backends.base import LayerSpec
 from hogwild.core.blocks import IntArray
 from hogwild.errors import PoolExhausted
 
-MAX_STRETCHES = 4
 
+class SlotRows:
+    """Slots as row numbers of the pool's arrays, made once per pass for each number of heads."""
 
-class WriteSlots:
-    """Where a pass writes: a few stretches of neighbouring slots, or any slots at once."""
+    def __init__(self, slots: IntArray, num_slots: int) -> None:
+        self._slots, self._num_slots = slots, num_slots
+        self._rows: dict[int, mx.array] = {}
 
-    def __init__(self, slots: IntArray) -> None:
-        edges = np.concatenate([[0], np.flatnonzero(np.diff(slots) != 1) + 1, [len(slots)]])
-        self.stretches: list[tuple[int, int, int]] = []  # (first token, last token + 1, first slot)
-        self.slots: mx.array | None = None
-        if len(edges) - 1 <= MAX_STRETCHES:
-            pairs = itertools.pairwise(edges.tolist())
-            self.stretches = [(a, b, int(slots[a])) for a, b in pairs]
-        else:
-            self.slots = mx.array(slots.astype(np.int32))
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def of(self, num_heads: int) -> mx.array:
+        """`[num_heads * n]` int32, head by head."""
+        if num_heads not in self._rows:
+            rows = np.arange(num_heads)[:, None] * self._num_slots + self._slots
+            self._rows[num_heads] = mx.array(rows.reshape(-1).astype(np.int32))
+        return self._rows[num_heads]
 
 
 class KVPool:
@@ -43,8 +46,8 @@ class KVPool:
         self._layers = layers
         self._dtype = dtype
         self.num_slots = 0
-        self.keys: list[mx.array] = []
-        self.values: list[mx.array] = []
+        self._keys: list[mx.array] = []  # [kv_heads * slots, Dk] of each layer
+        self._values: list[mx.array] = []  # [kv_heads * slots, Dv]
 
     @property
     def bytes_per_token(self) -> int:
@@ -53,14 +56,11 @@ class KVPool:
 
     def reserve(self, num_slots: int) -> None:
         """Grow to `num_slots`; raises `PoolExhausted` and changes nothing when the device has no room."""
-        extra = num_slots - self.num_slots
-        if extra <= 0:
+        if num_slots <= self.num_slots:
             return
         try:
-            keys = [self._grown(self.keys, i, extra, x.num_kv_heads, x.key_dim) for i, x in enumerate(self._layers)]
-            values = [
-                self._grown(self.values, i, extra, x.num_kv_heads, x.value_dim) for i, x in enumerate(self._layers)
-            ]
+            keys = [self._grown(self._keys, i, num_slots, x.key_dim) for i, x in enumerate(self._layers)]
+            values = [self._grown(self._values, i, num_slots, x.value_dim) for i, x in enumerate(self._layers)]
             mx.eval(keys, values)
         except (RuntimeError, MemoryError) as error:
             raise PoolExhausted(
@@ -69,41 +69,60 @@ class KVPool:
                 got=str(error),
                 remedy="lower the number of tokens, workers or concurrent problems",
             ) from error
-        self.keys, self.values, self.num_slots = keys, values, num_slots
+        self._keys, self._values, self.num_slots = keys, values, num_slots
 
-    def write(self, layer: int, keys: mx.array, values: mx.array, where: WriteSlots) -> None:
-        """Store `keys [kv_heads, T, Dk]` and `values [kv_heads, T, Dv]`.
+    def write(self, layer: int, keys: mx.array, values: mx.array, where: SlotRows) -> None:
+        """Store `keys [kv_heads, T, Dk]` and `values [kv_heads, T, Dv]` in the T slots `where`.
 
         A token whose K or V is not finite gets NaN keys and zero values: whoever sees it gets NaN, through the scores;
         for whoever does not, the scores are masked, and no NaN reaches the sum over values.
         """
-        total = keys.astype(mx.float32).sum(-1, keepdims=True) + values.astype(mx.float32).sum(-1, keepdims=True)
-        good = mx.isfinite(total)
-        keys = mx.where(good, keys, mx.array(float("nan"), keys.dtype))
-        values = mx.where(good, values, mx.array(0.0, values.dtype))
-        for pool, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            if where.slots is not None:
-                pool[:, where.slots] = new
-            for first, last, slot in where.stretches:
-                pool[:, slot : slot + last - first] = new[:, first:last]
+        keys, values = _contain_nan(keys, values)
+        rows = where.of(keys.shape[0])
+        self._keys[layer][rows] = keys.reshape(-1, keys.shape[-1])
+        self._values[layer][rows] = values.reshape(-1, values.shape[-1])
+
+    def heads(self, layer: int) -> tuple[mx.array, mx.array]:
+        """A layer's K `[kv_heads, slots, Dk]` and V `[kv_heads, slots, Dv]`, without a copy."""
+        num_heads = self._layers[layer].num_kv_heads
+        keys, values = self._keys[layer], self._values[layer]
+        return keys.reshape(num_heads, -1, keys.shape[-1]), values.reshape(num_heads, -1, values.shape[-1])
 
     def read(self, layer: int, slots: IntArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """K `[n, kv_heads, Dk]` and V `[n, kv_heads, Dv]` of some slots."""
-        index = mx.array(slots.astype(np.int32))
+        where = SlotRows(slots, self.num_slots)
 
-        def rows(pool: mx.array) -> NDArray[np.float32]:
-            return np.array(mx.take(pool, index, axis=1).swapaxes(0, 1).astype(mx.float32))
+        def in_order(pool: mx.array) -> NDArray[np.float32]:
+            return np.array(gather(pool, where).swapaxes(0, 1).astype(mx.float32))
 
-        return rows(self.keys[layer]), rows(self.values[layer])
+        keys, values = self.heads(layer)
+        return in_order(keys), in_order(values)
 
     def evaluate(self) -> None:
         """Compute everything that was written."""
-        mx.eval(self.keys, self.values)
+        mx.eval(self._keys, self._values)
 
     def clear(self) -> None:
         """Let go of the arrays."""
-        self.keys, self.values, self.num_slots = [], [], 0
+        self._keys, self._values, self.num_slots = [], [], 0
 
-    def _grown(self, pool: list[mx.array], layer: int, extra: int, num_heads: int, dim: int) -> mx.array:
-        room = mx.zeros((num_heads, extra, dim), self._dtype)
-        return mx.concatenate([pool[layer], room], axis=1) if pool else room
+    def _grown(self, pool: list[mx.array], layer: int, num_slots: int, dim: int) -> mx.array:
+        num_heads = self._layers[layer].num_kv_heads
+        room = mx.zeros((num_heads, num_slots - self.num_slots, dim), self._dtype)
+        if pool:
+            room = mx.concatenate([pool[layer].reshape(num_heads, -1, dim), room], axis=1)
+        return room.reshape(-1, dim)
+
+
+def gather(pool: mx.array, where: SlotRows) -> mx.array:
+    """`[kv_heads, n, D]` of `pool [kv_heads, slots, D]`, row by row."""
+    num_heads, _, dim = pool.shape
+    return mx.take(pool.reshape(-1, dim), where.of(num_heads), axis=0).reshape(num_heads, -1, dim)
+
+
+@partial(mx.compile, shapeless=True)
+def _contain_nan(keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    total = keys.astype(mx.float32).sum(-1, keepdims=True) + values.astype(mx.float32).sum(-1, keepdims=True)
+    good = mx.isfinite(total)
+    nan, zero = mx.array(float("nan"), keys.dtype), mx.array(0.0, values.dtype)
+    return mx.where(good, keys, nan), mx.where(good, values, zero)
