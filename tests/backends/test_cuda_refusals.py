@@ -1,0 +1,110 @@
+"""What the torch backend cannot compute exactly is refused when it is loaded, with the layer and the reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from hogwild.backends.cuda import TorchBackend  # noqa: E402
+from hogwild.errors import CheckpointError, HogwildError, ModelRefused  # noqa: E402
+from tests.backends.cuda_models import EXPERTS, load_folder, random_model  # noqa: E402
+from tests.tiny_models import write_tiny_model  # noqa: E402
+
+LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+LINEAR: dict[str, Any] = {
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+    "shared_expert_intermediate_size": 32,
+}  # fmt: skip
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "learned positions": ("gpt2", {}, "layer 0: the position changes its input"),
+    "alibi": ("bloom", {}, "layer 0: bloom: it does not use transformers' attention interface"),
+    "recurrent": ("mamba", {"hidden_size": 32}, "layer 0: .*linear_attention|interface"),
+    "dynamic": ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "layer 0: .*'dynamic'.*length"),
+    "longrope": ("phi3", {"rope_scaling": LONG, "original_max_position_embeddings": 128}, "layer 0: .*'longrope'"),
+    "chunked": ("llama4_text", {"head_dim": 16, "intermediate_size_mlp": 96, **EXPERTS}, "layer 0: .*chunked"),
+    "hybrid": ("qwen3_next", {"head_dim": 16, **LINEAR, **EXPERTS}, "layer 0: .*linear_attention"),
+    "twice": ("diffllama", {}, "layer 0: it attends more than once"),
+    "keywords": ("nemotron", {}, "does not hand the keyword arguments"),
+    "encoder": ("bert", {"is_decoder": False}, "layer 0: its attention is not causal"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_exact_is_refused(name: str) -> None:
+    family, config, reason = REFUSED[name]
+    with pytest.raises(ModelRefused, match=reason):
+        TorchBackend(random_model(family, **config))
+
+
+def test_queries_scaled_with_the_position_are_no_rotation() -> None:
+    """The probe looks far enough to see a scale that begins at position 2000."""
+    model = random_model("llama")
+    for layer in model.model.layers[1:2]:
+        layer.self_attn.forward = _scaled_beyond(layer.self_attn, 2000)
+    with pytest.raises(ModelRefused, match="layer 1: no pure rotation"):
+        TorchBackend(model)
+
+
+def _scaled_beyond(attention: Any, limit: int) -> Any:
+    forward = attention.forward
+
+    def scaled(hidden_states: Any, position_embeddings: Any, position_ids: Any, **options: Any) -> Any:
+        factor = torch.where(position_ids > limit, 1.1, 1.0)[..., None]
+        cos, sin = position_embeddings
+        return forward(hidden_states, (cos * factor, sin * factor), position_ids=position_ids, **options)
+
+    return scaled
+
+
+def test_another_answer_than_the_plain_forward_is_refused() -> None:
+    """A layer that mixes neighbouring tokens outside its attention looks innocent to a probe of single tokens."""
+    model = random_model("llama")
+    model.model.layers[1].mlp.register_forward_hook(lambda module, inputs, output: output + output.roll(1, dims=1))
+    with pytest.raises(ModelRefused, match="other logits than its own plain forward"):
+        TorchBackend(model)
+
+
+def test_unknown_and_foreign_architectures(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path, "llama")
+    _change(tmp_path, model_type="of_the_future")
+    with pytest.raises(ModelRefused, match="of_the_future"):
+        load_folder(tmp_path)
+    _change(tmp_path, model_type="vit")
+    with pytest.raises(HogwildError, match="vit"):
+        load_folder(tmp_path)
+
+
+def test_missing_and_left_over_tensors(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path, "llama")
+    tensors = load_file(tmp_path / "model.safetensors")
+    lost = tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="lacks some tensors"):
+        load_folder(tmp_path)
+    tensors |= {"model.layers.1.mlp.up_proj.weight": lost, "model.layers.9.mlp.up_proj.weight": lost.clone()}
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="does not use some tensors"):
+        load_folder(tmp_path)
+
+
+def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path, "llama")
+    (tmp_path / "trap.py").write_text("raise SystemExit('the code of a model folder ran')")
+    _change(tmp_path, model_type="trap", auto_map={"AutoConfig": "trap.C", "AutoModelForCausalLM": "trap.M"})
+    with pytest.raises(HogwildError, match="trap"):
+        load_folder(tmp_path)
+    _change(tmp_path, model_type="llama")
+    assert load_folder(tmp_path).spec.family == "llama"
+
+
+def _change(folder: Path, **entries: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | entries))
