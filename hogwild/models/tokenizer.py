@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hogwild.errors import PromptError, TokenError
 from hogwild.models.chat import ChatTemplate
 from hogwild.models.marks import Marker
+from hogwild.models.prefix import prefixes_first_section_only, without_prefix
 from hogwild.models.stream import ByteStreamDecoder, WindowStreamDecoder
 from hogwild.models.vocabulary import byte_token_ids, decoder_types, token_bytes
 
@@ -48,10 +49,10 @@ class Tokenizer:
         chat_template: ChatTemplate | None = None,
     ) -> None:
         """Take over `inner`, whose added tokens that are marked special are the control tokens."""
-        inner.encode_special_tokens = True
         inner.no_padding()
         inner.no_truncation()
-        self._inner, self._template = inner, chat_template
+        self._begin, self._inner, self._template = inner, without_prefix(inner), chat_template
+        self._begin.encode_special_tokens = self._inner.encode_special_tokens = True
         added = inner.get_added_tokens_decoder()
         self._added_texts = {token_id: token.content for token_id, token in added.items()}
         special = {token_id for token_id, token in added.items() if token.special}
@@ -67,23 +68,16 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {}
 
     def encode(self, text: str) -> list[int]:
-        """Plain text: adds no BOS, gives no control id (but that of unknown characters, where a vocabulary has one).
+        """Plain text that goes on: no BOS, no control id (but that of unknown characters, where a vocabulary has one).
 
         Characters that the vocabulary cannot spell at all are left out, as its authors' tokenizer does.
         Raises `PromptError` for text with lone surrogates.
         """
-        ids = self._encode(self._inner, text)
-        if not self._forbidden.isdisjoint(ids):  # the vocabulary itself spells a control token: take its text apart
-            ids = [
-                token_id for piece in self._cut_at_control_texts(text) for token_id in self._encode(self._inner, piece)
-            ]
-            if not self._forbidden.isdisjoint(ids):
-                raise PromptError("in this vocabulary the text cannot be written without control tokens")
-        return ids
+        return self._encode_plain(self._inner, text)
 
     def encode_document(self, text: str) -> list[int]:
-        """Plain text as the beginning of a context: with BOS where the model wants one."""
-        return [*self.bos_ids, *self.encode(text)]
+        """Plain text as the beginning of a context: with BOS and a space before it, where the model wants them."""
+        return [*self.bos_ids, *self._encode_plain(self._begin, text)]
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **options: Any
@@ -149,6 +143,19 @@ class Tokenizer:
             self._bytes[token_id] = known
         return known
 
+    def _encode_plain(self, inner: tokenizers.Tokenizer, text: str) -> list[int]:
+        ids = self._encode(inner, text)
+        if self._forbidden.isdisjoint(ids):
+            return ids
+        # The vocabulary itself spells a control token: take its text apart.
+        first, *rest = self._cut_at_control_texts(text)
+        ids = self._encode(inner, first)
+        for piece in rest:
+            ids += self._encode(self._inner, piece)
+        if not self._forbidden.isdisjoint(ids):
+            raise PromptError("in this vocabulary the text cannot be written without control tokens")
+        return ids
+
     def _encode(self, inner: tokenizers.Tokenizer, text: str) -> list[int]:
         ids: list[int] = _encoding(inner, text).ids
         if ids and max(ids) >= self.vocab_size:
@@ -160,7 +167,7 @@ class Tokenizer:
         """A second tokenizer that recognises control tokens; for rendered templates only."""
         import tokenizers
 
-        return tokenizers.Tokenizer.from_str(self._inner.to_str())
+        return tokenizers.Tokenizer.from_str(self._begin.to_str())
 
     def _written_by_template(self, marked_text: str, marker: Marker) -> list[tuple[int, int, int]]:
         """Control tokens outside the messages: (id, first character, end) in the marked text."""
@@ -173,11 +180,13 @@ class Tokenizer:
 
     def _encode_between(self, marked_text: str, written: Sequence[tuple[int, int, int]], marker: Marker) -> list[int]:
         """The template's control tokens, and everything between them as plain text."""
-        ids, position = [], 0
+        ids: list[int] = []
+        position, inner = 0, self._begin
+        later = self._inner if prefixes_first_section_only(inner) else inner
         for token_id, start, end in written:
-            ids += [*self.encode(marker.unmark(marked_text[position:start])), token_id]
-            position = end
-        return ids + self.encode(marker.unmark(marked_text[position:]))
+            ids += [*self._encode_plain(inner, marker.unmark(marked_text[position:start])), token_id]
+            position, inner = end, later
+        return ids + self._encode_plain(inner, marker.unmark(marked_text[position:]))
 
     def _cut_at_control_texts(self, text: str) -> list[str]:
         texts = sorted(self._control_texts.values(), key=len, reverse=True)

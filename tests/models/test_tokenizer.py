@@ -24,6 +24,7 @@ def test_facts_of_the_bundled_model(bundled: Checkpoint) -> None:
     assert tokenizer.eos_ids == {IM_END}
     assert tokenizer.control_ids == set(range(17))
     assert tokenizer.bos_ids == ()
+    assert tokenizer._begin is tokenizer._inner  # no second copy where no space is put before a text
     assert tokenizer.encode("\n\n") == [1116]
     assert tokenizer.token_id("\n\n") == 1116
     assert tokenizer.token_id("<|im_end|>") == IM_END
