@@ -132,7 +132,7 @@ class MlxBackend:
             family=str(config["model_type"]),
             num_layers=len(found.layers),
             num_heads=found.num_heads,
-            hidden_size=int((config.get("text_config") or config)["hidden_size"]),
+            hidden_size=_hidden_size(config),
             vocab_size=found.vocab_size,
             context_size=context_size,
             num_parameters=int(get_total_parameters(self._model)),
@@ -152,6 +152,14 @@ def _context_size(config: Mapping[str, Any]) -> int:
     raise ModelRefused(
         "the model's config does not say how long its context is", expected="max_position_embeddings", got="nothing"
     )
+
+
+def _hidden_size(config: Mapping[str, Any]) -> int:
+    text = config.get("text_config") or config
+    sizes = [text[name] for name in ("hidden_size", "n_embd", "d_model", "model_dim") if text.get(name)]
+    if not sizes:
+        raise ModelRefused("the model's config does not say its width", expected="hidden_size", got="nothing")
+    return int(sizes[0])
 
 
 def _find_dtype(name: str, device: Any) -> Any:

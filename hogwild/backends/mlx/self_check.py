@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from hogwild.core.blocks import Block
 from hogwild.core.plan import ForwardPlan, Row, build_plan
-from hogwild.core.pool import PagePool
-from hogwild.errors import ModelRefused
+from hogwild.core.pool import PAGE_SIZE, PagePool
+from hogwild.errors import HogwildError, ModelRefused
 
 NUM_TOKENS = 8
 _SPLIT = 3
@@ -27,13 +27,15 @@ def check_against_plain(
     logits_of: runs a plan whose slots are below `num_slots` and gives the logits it asks for.
     """
     tokens = np.linspace(1, vocab_size - 2, NUM_TOKENS).astype(np.int64)
-    plain = _to_numpy(model(mx.array(tokens)[None], cache=make_prompt_cache(model))[0, _SPLIT:])
-    pool = PagePool(num_slots // 16, num_slots // 16)
-    first, own = Block(pool), Block(pool)
-    for view, part in (((first,), tokens[:_SPLIT]), ((first, own), tokens[_SPLIT:])):
-        row = Row(view, tuple(int(token) for token in part), logits="all")
-        plan = build_plan([[row]], pool.num_slots, [[row.own.append(row.token_ids)]])
-        blocks = _to_numpy(logits_of(plan))
+    try:
+        plain = _to_numpy(model(mx.array(tokens)[None], cache=make_prompt_cache(model))[0, _SPLIT:])
+        blocks = _over_blocks(tokens, logits_of, num_slots)
+    except HogwildError:
+        raise
+    except Exception as error:  # foreign model code: whatever it raises, the model was not shown to be right
+        raise ModelRefused(
+            "the model fails in the check at load", got=f"{type(error).__name__}: {error}", remedy="use another model"
+        ) from error
     spread = float(np.abs(plain - plain.mean()).max())
     error = float(np.sqrt(np.mean((blocks - plain) ** 2))) / max(spread, 1e-30)
     tolerance = max(1e-4, 8 * float(mx.finfo(dtype).eps))
@@ -44,6 +46,19 @@ def check_against_plain(
             got=f"{error:.1e}",
             remedy="use another model, or report this one",
         )
+
+
+def _over_blocks(
+    tokens: NDArray[np.int64], logits_of: Callable[[ForwardPlan], mx.array], num_slots: int
+) -> NDArray[np.float64]:
+    """Logits of the second block's tokens, in the context of the first."""
+    pool = PagePool(num_slots // PAGE_SIZE, num_slots // PAGE_SIZE)
+    first, own = Block(pool), Block(pool)
+    for view, part in (((first,), tokens[:_SPLIT]), ((first, own), tokens[_SPLIT:])):
+        row = Row(view, tuple(int(token) for token in part), logits="all")
+        plan = build_plan([[row]], pool.num_slots, [[row.own.append(row.token_ids)]])
+        logits = _to_numpy(logits_of(plan))
+    return logits
 
 
 def _to_numpy(logits: mx.array) -> NDArray[np.float64]:
