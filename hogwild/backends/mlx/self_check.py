@@ -37,13 +37,13 @@ def check_against_plain(
             "the model fails in the check at load", got=f"{type(error).__name__}: {error}", remedy="use another model"
         ) from error
     spread = float(np.abs(plain - plain.mean()).max())
-    error = float(np.sqrt(np.mean((blocks - plain) ** 2))) / max(spread, 1e-30)
+    deviation = float(np.sqrt(np.mean((blocks - plain) ** 2))) / max(spread, 1e-30)
     tolerance = max(1e-4, 8 * float(mx.finfo(dtype).eps))
-    if not error <= tolerance:
+    if not deviation <= tolerance:
         raise ModelRefused(
             "over shared blocks the model gives other logits than its plain forward",
             expected=f"a deviation of at most {tolerance:.1e} of the logits' spread",
-            got=f"{error:.1e}",
+            got=f"{deviation:.1e}",
             remedy="use another model, or report this one",
         )
 
