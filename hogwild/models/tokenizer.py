@@ -63,7 +63,7 @@ class Tokenizer:
         self._control_texts = {
             token_id: text for token_id in sorted(self.control_ids) if (text := inner.id_to_token(token_id))
         }
-        self._forbidden = self.control_ids - {_unknown_id(inner)}
+        self._forbidden = self.control_ids - ({_unknown_id(inner)} - self.eos_ids)
         self._is_byte_level = decoder_types(inner) == ("ByteLevel",)
         self._bytes: dict[int, bytes] = {}
 
