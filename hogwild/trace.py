@@ -25,8 +25,8 @@ class TraceWriter:
     is removed again.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
+        self.path = path = Path(path)
         self._is_empty = True
         try:
             self._is_new = not path.exists()
@@ -73,18 +73,18 @@ class TraceWriter:
         self._is_empty = self._is_empty and not text
 
 
-def read_header(path: Path) -> dict[str, Any]:
+def read_header(path: Path | str) -> dict[str, Any]:
     """The first line of a trace; `TraceError` when the file is not one that is read here."""
-    return next(_entries(path))
+    return next(_entries(Path(path)))
 
 
-def read_trace(path: Path) -> Iterator[Event]:
+def read_trace(path: Path | str) -> Iterator[Event]:
     """The events of a trace, one by one.
 
     Raises `TraceError` with the number of the line for whatever is not an event, after everything before it was given:
     a last line that was torn when the writer was killed costs that line alone.
     """
-    entries = _entries(path)
+    entries = _entries(Path(path))
     next(entries)
     for number, entry in enumerate(entries, start=2):
         try:

@@ -37,7 +37,7 @@ def step_lines(transcript: Transcript, step: Step, width: int | None) -> Lines:
     label = Text(f"{printable(transcript.workers[step.worker].name)} {step.number}", style=style)
     margin = _margin(transcript, width)
     label.truncate(margin, overflow="ellipsis", pad=True)
-    bodies = _divided(step_body(step), None if width is None else width - margin - 3)
+    bodies = divided(step_body(step), None if width is None else width - margin - 3)
     blank = Text(" " * margin)
     return [_line(blank if index else label, style, body) for index, body in enumerate(bodies)]
 
@@ -54,6 +54,11 @@ def unfinished_lines(transcript: Transcript, width: int | None) -> Iterable[Line
         yield [Text("unfinished:", style="bold")]
     for step in steps:
         yield step_lines(transcript, step, width)
+
+
+def divided(text: Text, width: int | None) -> Lines:
+    """`text` in lines of at most `width` columns; None: as it was written."""
+    return list(text.split("\n", allow_blank=True)) if width is None else wrapped(text, width)
 
 
 def wrapped(text: Text, width: int) -> Lines:
@@ -81,10 +86,6 @@ def recent(text: Text) -> Text:
 def _margin(transcript: Transcript, width: int | None) -> int:
     longest = max(cell_len(printable(worker.name)) for worker in transcript.workers.values())
     return min(longest + 3, _MAX_MARGIN if width is None else min(_MAX_MARGIN, width // 3))
-
-
-def _divided(body: Text, width: int | None) -> Lines:
-    return list(body.split("\n", allow_blank=True)) if width is None else wrapped(body, width)
 
 
 def _line(label: Text, style: str, body: Text) -> Text:

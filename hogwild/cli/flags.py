@@ -11,6 +11,7 @@ import typer
 
 from hogwild.backends.options import DTYPES
 from hogwild.backends.registry import BACKENDS
+from hogwild.cli.console import remark
 from hogwild.core.layout import LAYOUTS
 from hogwild.core.options import MAX_WORKERS, SessionOptions
 from hogwild.core.pool import PAGE_SIZE
@@ -160,6 +161,8 @@ def choose_sampling(own: SamplingParams, given: dict[str, Any], greedy: bool) ->
 
 
 def _standard_input() -> str:
+    if sys.stdin.isatty():
+        remark("reading the problem; end it with Ctrl-D on a line of its own")
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:

@@ -87,10 +87,11 @@ def _written(transcript: Transcript, worker: WorkerState, width: int, height: in
 
 
 def _pane_title(transcript: Transcript, worker: WorkerState) -> str:
-    number = worker.step.number if worker.step else worker.num_steps + (worker.ended is None)
-    rate = transcript.tokens_per_second_of(worker.index)
-    state = f"{rate:.1f} tok/s" if worker.ended is None else state_text(worker)
-    return f"{printable(worker.name)}: step {number}, {state}"
+    name = printable(worker.name)
+    if worker.ended is not None:
+        return f"{name}: {state_text(worker)}"
+    number = worker.step.number if worker.step else worker.num_steps + 1
+    return f"{name}: step {number}, {transcript.tokens_per_second_of(worker.index):.1f} tok/s"
 
 
 def _one_line_each(transcript: Transcript, width: int, room: int) -> list[RenderableType]:

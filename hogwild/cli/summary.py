@@ -12,6 +12,7 @@ from hogwild.cli.blocks import colour_of
 from hogwild.cli.printable import printable
 from hogwild.cli.units import bytes_text, ratio_text, seconds_text
 from hogwild.core import events as ev
+from hogwild.models import ALIASES, BUNDLED
 from hogwild.transcript import Transcript, WorkerState
 
 BUNDLED_NOTE = "the bundled model is far too small to reason: it shows the engine, not the method"
@@ -47,8 +48,8 @@ def summary(transcript: Transcript) -> Iterator[RenderableType]:
 
 def note(transcript: Transcript) -> str | None:
     """What must be said about the model, if anything."""
-    bundled = transcript.started is not None and transcript.started.model == "bundled"
-    return BUNDLED_NOTE if bundled else None
+    name = transcript.started.model if transcript.started else ""
+    return BUNDLED_NOTE if ALIASES.get(name, name) == BUNDLED else None
 
 
 def _author(transcript: Transcript, answer: str) -> str:
@@ -86,8 +87,8 @@ def _numbers(steps: int, sampled: int, forced: int, rate: float) -> tuple[str, .
 
 
 def state_text(worker: WorkerState) -> str:
-    """How a worker ended, or that it is writing."""
-    return WORKER_ENDS[worker.ended] if worker.ended else "writing"
+    """How a worker ended, if it did before its session."""
+    return WORKER_ENDS[worker.ended] if worker.ended else "unfinished"
 
 
 def _facts_table(transcript: Transcript) -> Table:

@@ -9,13 +9,14 @@ from typing import Protocol
 from rich.console import Console
 from rich.live import Live
 
-from hogwild.cli.blocks import finished_lines, unfinished_lines
+from hogwild.cli.blocks import divided, finished_lines, unfinished_lines
 from hogwild.cli.console import print_all, print_blocks, text_width
 from hogwild.cli.panes import render_session
 from hogwild.cli.summary import answer_text, summary
 from hogwild.transcript import Transcript
 
 _SECONDS_BETWEEN_FRAMES = 1 / 12
+_SHARE_OF_TIME = 0.1
 
 
 class View(Protocol):
@@ -74,21 +75,23 @@ class StreamView(SilentView):
     def finish(self, transcript: Transcript) -> None:
         """Print unfinished steps, the answer and the summary."""
         self.update(transcript)
-        print_blocks(self._console, unfinished_lines(transcript, text_width(self._console)))
-        print_blocks(self._console, [[answer_text(transcript)]])
+        width = text_width(self._console)
+        print_blocks(self._console, unfinished_lines(transcript, width))
+        print_blocks(self._console, [divided(answer_text(transcript), width)])
         print_all(self._console, summary(transcript))
 
 
 class LiveView:
     """Panes on the terminal's second screen; afterwards the whole text stands in the first one's scrollback.
 
-    Frames are drawn by the thread that computes, at most twelve a second, so no lock is needed and little time is lost.
+    Frames are drawn by the thread that computes, so no lock is needed; at most twelve a second, and in
+    at most a tenth of the time.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False)
-        self._drawn = 0.0
+        self._next_frame = 0.0
 
     def __enter__(self) -> LiveView:
         self._live.start()
@@ -100,12 +103,14 @@ class LiveView:
         self._live.stop()
 
     def update(self, transcript: Transcript) -> None:
-        """Draw a frame, unless the last one is very recent."""
-        now = time.perf_counter()
-        if now - self._drawn >= _SECONDS_BETWEEN_FRAMES or transcript.reason is not None:
-            size = self._console.size
-            self._live.update(render_session(transcript, size.width, size.height), refresh=True)
-            self._drawn = now
+        """Draw a frame, unless it is too early for one."""
+        began = time.perf_counter()
+        if began < self._next_frame and transcript.reason is None:
+            return
+        size = self._console.size
+        self._live.update(render_session(transcript, size.width, size.height), refresh=True)
+        ended = time.perf_counter()
+        self._next_frame = max(began + _SECONDS_BETWEEN_FRAMES, ended + (ended - began) / _SHARE_OF_TIME)
 
     def finish(self, transcript: Transcript) -> None:
         """Print everything."""

@@ -1,6 +1,6 @@
 """A model without a network, for the command line: it draws pieces of text from the workers' own random numbers.
 
-`python -m tests.cli.scripted [--pause SECONDS] ARGUMENTS...` is the command `hogwild` with this model in place of any other.
+`python -m tests.cli.scripted [--pause SECONDS] ARGUMENTS...` is the command `hogwild` with this model for any other.
 """
 
 from __future__ import annotations

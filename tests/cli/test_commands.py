@@ -7,6 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from hogwild.backends.registry import BACKENDS, BackendEntry
 from hogwild.cli import generate as generate_module
 from hogwild.cli.app import COMMANDS, app
 from hogwild.core.options import SessionOptions
@@ -50,7 +51,9 @@ def misused(*arguments: str, stdin: str | bytes | None = None) -> str:
     result = run(*arguments, stdin=stdin)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("loading ") and " is loaded: " not in line]
+    lines = [
+        line for line in result.stderr.splitlines() if not line.startswith("loading ") and " is loaded: " not in line
+    ]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ")
     assert "Traceback" not in result.stderr
@@ -222,6 +225,19 @@ def test_a_torn_trace_is_shown_as_far_as_it_goes(loaded, tmp_path):
     assert "│ **Alice [1]:**" in result.stdout
 
 
+def test_a_real_model_runs_and_is_replayed(tmp_path):
+    folder, trace = str(write_tiny_model(tmp_path / "tiny")), str(tmp_path / "t.jsonl")
+    arguments = ["--model", folder, "--backend", "reference", "--max-passes", "30", "--max-step-tokens", "6"]
+    original = run("generate", "x", *arguments, "--greedy", "--trace", trace)
+    assert original.exit_code == 0, original.stderr
+    assert "reference backend, float32 on cpu" in original.stderr
+    assert run("replay", trace).stdout == original.stdout
+    transcript = fold(read_trace(trace))
+    assert transcript.num_passes == 30
+    assert len(transcript.published) >= 6
+    assert transcript.started.options["sampling"][0]["temperature"] == 0
+
+
 # Info --------------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +250,17 @@ def test_info_tells_what_is_here():
     assert [state["name"] for state in data["backends"] if state["is_auto"]]
     assert {state["name"] for state in data["backends"]} == {"reference", "mlx", "cuda"}
     assert all((state["device"] is None) == (state["problem"] is not None) for state in data["backends"])
+
+
+def test_info_tells_why_a_backend_is_missing(monkeypatch):
+    absent = BackendEntry("mlx", "hogwild.backends.mlx", ("no_such_package",), "pip install it")
+    broken = BackendEntry("cuda", "tests.cli.no_such_module", ("numpy",), "")
+    for entry in (absent, broken):
+        monkeypatch.setitem(BACKENDS, entry.name, entry)
+    text = run("info").stdout
+    assert "not installed: no_such_package; pip install it" in text
+    assert "does not load: ModuleNotFoundError" in text
+    assert "reference  device cpu" in text
 
 
 def test_info_of_a_model(tmp_path):
@@ -354,7 +381,12 @@ def broken_models(folder):
     (folder / "empty").mkdir()
     (folder / "notes.txt").write_text("x")
     names = ("broken.gguf", "text.gguf", "cut", "garbage", "empty", "notes.txt")
-    return {**{name: name for name in names}, "foreign": "'mamba' is not computed by the reference backend", "missing": "no model", "missing.gguf": "no model"}
+    return {
+        **{name: name for name in names},
+        "foreign": "'mamba' is not computed by the reference backend",
+        "missing": "no model",
+        "missing.gguf": "no model",
+    }
 
 
 @pytest.mark.parametrize("command", ["generate", "info"])

@@ -118,14 +118,15 @@ def test_a_terminal_gets_panes_and_then_the_whole_text(tmp_path):
     code, drawn = on_a_terminal("generate", "x", "--max-passes", "30", "--trace", trace)
     assert code == 0
     live, after = drawn.split("\x1b[?1049h")[1].split("\x1b[?1049l")
-    assert "Alice: step 1" in live
-    assert "pass 30/1024" in live or "pass 30/30" in live
+    assert "Alice: step" in live
+    assert "pass 30/30" in live
+    assert live.count("tok/s") > 6  # several frames
     assert "limit of passes" in after
     assert "\x1b[31mnot red" not in drawn
-    code, again = on_a_terminal("replay", trace, "--speed", "5")
+    code, again = on_a_terminal("replay", trace, "--speed", "4")
     assert code == 0
     assert again.split("\x1b[?1049l")[1] == after
-    assert "Alice: step 1" in again.split("\x1b[?1049l")[0]
+    assert "pass 30/30" in again.split("\x1b[?1049l")[0]
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,10 @@ def test_the_header_holds_the_facts(folder):
         (HEADER + b"[" * 100_000 + b"\n", "line 2 .* is not JSON"),
         (HEADER + b'{"event": "tok', "last line .* line 2, is cut off"),
         (
-            HEADER + b'{"event": "pass", "session": 0, "pass_index": 0, "seconds": 1' + b"0" * 400 + b', "num_tokens": 1, '
+            HEADER
+            + b'{"event": "pass", "session": 0, "pass_index": 0, "seconds": 1'
+            + b"0" * 400
+            + b', "num_tokens": 1, '
             b'"cache_tokens": 1, "separate_tokens": 1}\n',
             "line 2 .* is not an event",
         ),

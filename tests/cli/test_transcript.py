@@ -55,7 +55,7 @@ def test_the_fold_agrees_with_the_session(layout, num_workers, num_pieces):
 
 
 def test_a_step_knows_its_forced_header_and_its_end():
-    session, events = run(max_step_tokens=5, num_pieces=1)  # "alpha " for ever: every step ends by force
+    _, events = run(max_step_tokens=5, num_pieces=1)  # "alpha " for ever: every step ends by force
     first = fold(events).finished[0]
     assert first.header.startswith("**Alice [1]:** Hi, I'm Alice.")
     assert first.text == first.header + "alpha " * 5 + "\n\n"
