@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hogwild.core.blocks import IntArray
 from hogwild.core.plan import GroupPlan
 
-TILE = 32
+TILE = 16
 MAX_SLICES = 4
 MIN_SLICE = 128
 

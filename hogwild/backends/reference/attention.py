@@ -25,6 +25,7 @@ from hogwild.core.tiles import TILE, cut
 Array = NDArray[Any]
 Turns = Callable[[IntArray], Array]
 MAX_CHUNK_BYTES = 64 << 20
+_BLOCK, _FEW_ROWS = 64, 16
 
 
 class PassReader:
@@ -104,7 +105,7 @@ class _Chunk:
         for turn, part in zip(self._slice_turns, parts, strict=False):
             end = column + part.shape[1]
             turned_rows = turned(queries, turn[:, None]).reshape(kv_heads, rows, head_dim)
-            np.matmul(turned_rows, part.transpose(0, 2, 1), out=scores[..., column:end])
+            _products(turned_rows, part, scores[..., column:end])
             column = end
         if column < scores.shape[-1]:
             per_tile = turned(queries[:, None], self._tile_turns[:, :, None]).reshape(kv_heads, -1, rows, head_dim)
@@ -134,6 +135,21 @@ def turned(x: Array, turn: Array) -> Array:
     """`x [.., D]` with its pairs multiplied by the complex `turn`, which broadcasts against `[.., D/2]`."""
     product: Array = x.view(turn.dtype) * turn
     return product.view(x.dtype)
+
+
+def _products(rows: Array, keys: Array, out: Array) -> None:
+    """`rows [kv_heads, r, D]` times `keys [kv_heads, n, D]`, to `out [kv_heads, r, n]`.
+
+    For few rows in blocks of keys so small that BLAS reads them in place instead of repacking them (half the time).
+    """
+    kv_heads, num_rows, head_dim = rows.shape
+    end = keys.shape[1] // _BLOCK * _BLOCK if num_rows <= _FEW_ROWS else 0
+    if end:
+        blocks = keys[:, :end].reshape(kv_heads, -1, _BLOCK, head_dim)
+        block_out = out[..., :end].reshape(kv_heads, num_rows, -1, _BLOCK).transpose(0, 2, 1, 3)
+        np.matmul(rows[:, None], blocks.transpose(0, 1, 3, 2), out=block_out)
+    if end < keys.shape[1]:
+        np.matmul(rows, keys[:, end:].transpose(0, 2, 1), out=out[..., end:])
 
 
 def _softmax(scores: Array) -> Array:
