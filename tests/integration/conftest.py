@@ -7,15 +7,14 @@ from functools import cache
 
 import pytest
 
-import hogwild
-from hogwild.model import Model
+from hogwild.model import Model, load
 
 PACKAGES = {"reference": ("numpy",), "cuda": ("torch", "transformers"), "mlx": ("mlx", "mlx_lm")}
 
 
 @cache
 def load_bundled(backend: str, dtype: str = "float32") -> Model:
-    return hogwild.load("bundled", backend=backend, dtype=dtype, device="cpu")
+    return load("bundled", backend=backend, dtype=dtype, device="cpu")
 
 
 def need(backend: str) -> None:
