@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +37,7 @@ def _own(panel: str, name: str, text: str, **settings: Any) -> Any:
 
 Problem = Annotated[
     str | None,
-    typer.Argument(help="As text; or use -p.", metavar="PROBLEM", show_default=False, rich_help_panel="The problem"),
+    typer.Argument(help="As text; or use -p.", metavar="[PROBLEM]", show_default=False, rich_help_panel="The problem"),
 ]
 Prompt = Annotated[
     str | None, _flag(_PROBLEM, "--prompt", "The problem; - reads it from standard input.", "-p", show_default=False)
@@ -58,11 +58,12 @@ LayoutName = Annotated[
     str, _flag(_WORKERS, "--layout", f"Who sees what: {', '.join(LAYOUTS)}, or a file NAME.json.", "-l")
 ]
 Finish = Annotated[
-    Literal["first", "all", "vote"],
+    str,
     _flag(
         _WORKERS,
         "--finish",
-        "What ends the session: the first answer; all workers' answers, of which the last counts; or all, by majority.",
+        "What ends the session: the first answer; all workers' answers, of which the last counts; or a vote of all.",
+        metavar="[first|all|vote]",
     ),
 ]
 

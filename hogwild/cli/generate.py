@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import typer
 
@@ -24,7 +24,7 @@ from hogwild.cli.summary import note
 from hogwild.cli.units import seconds_text
 from hogwild.cli.views import LiveView, SilentView, StreamView, View
 from hogwild.core.layout import find_layout
-from hogwild.core.options import SessionOptions
+from hogwild.core.options import FinishPolicy, SessionOptions
 from hogwild.core.sampling import SamplingParams
 from hogwild.engine import Engine
 from hogwild.errors import OptionError
@@ -111,7 +111,7 @@ def command(
         max_tokens=max_tokens,
         max_step_tokens=max_step_tokens,
         check_every=check_every,
-        finish=finish,
+        finish=cast(FinishPolicy, finish),  # checked by SessionOptions
         budgets=flags.read_budgets(budgets, max_passes),
         seed=seed,
         sampling=flags.choose_sampling(SamplingParams(), sampling, greedy),

@@ -43,13 +43,13 @@ def command(
 ) -> None:
     """Collect, then print."""
     options = LoadOptions(dtype=dtype, device=device)
+    facts = None if model is None else _loaded_facts(model, backend, options)
     states = backend_states()
     found: dict[str, Any] = {
         "versions": versions(),
         "backends": [dataclasses.asdict(state) for state in states],
         "memory_bytes": memory_bytes(),
     }
-    facts = None if model is None else _loaded_facts(model, backend, options)
     if as_json:
         print(json.dumps(found if facts is None else {**found, "model": facts}))
         return

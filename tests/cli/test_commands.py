@@ -312,7 +312,7 @@ def test_info_of_a_model(tmp_path):
         (["generate", "x", "--min-p", "2"], "min_p is out of range"),
         (["generate", "x", "--repetition-penalty", "0"], "repetition_penalty is out of range"),
         (["generate", "x", "--greedy", "--temperature", "1"], "contradict"),
-        (["generate", "x", "--finish", "soon"], "--finish"),
+        (["generate", "x", "--finish", "soon"], "finish is unknown"),
         (["generate", "x", "--dtype", "int1"], "unknown dtype"),
         (["generate", "x", "--backend", "abacus"], "there is no backend 'abacus'"),
         (["generate", "x", "--cache-tokens", "0"], "--cache-tokens"),
