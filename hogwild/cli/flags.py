@@ -37,7 +37,7 @@ def _own(panel: str, name: str, text: str, **settings: Any) -> Any:
 
 Problem = Annotated[
     str | None,
-    typer.Argument(help="As text; or use -p.", metavar="[PROBLEM]", show_default=False, rich_help_panel="The problem"),
+    typer.Argument(help="As text; or use -p.", metavar="PROBLEM", show_default=False, rich_help_panel="The problem"),
 ]
 Prompt = Annotated[
     str | None, _flag(_PROBLEM, "--prompt", "The problem; - reads it from standard input.", "-p", show_default=False)
