@@ -1,8 +1,8 @@
 """Attention over shared blocks, as the function that transformers calls in each layer.
 
-In each layer all keys and values of the pass are written first, then every token reads: scores of the slices and of the
-tiles side by side, one softmax over them, and the values in the same way. Keys are read as they were written; a query
-is turned once for each piece. Nothing loops over blocks, pages or runs.
+In each layer all keys and values of the pass are written first, then every token reads: scores of the stretches and of
+the gathered tiles side by side, one softmax over them, and the values in the same way. Keys are read as they were
+written; a query is turned once for each piece. Nothing loops over blocks, pages or runs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from transformers import AttentionInterface
 
 from hogwild.backends.base import LayerSpec
 from hogwild.backends.cuda.angles import AngleTables, turn
+from hogwild.backends.cuda.columns import TILE, Stretch
 from hogwild.backends.cuda.device_plan import Chunk, DevicePlan, GroupReader
 from hogwild.backends.cuda.pool import KVPool
 from hogwild.core.rotary import NO_ROTARY
-from hogwild.core.tiles import TILE
 from hogwild.errors import ModelRefused
 
 ATTENTION_NAME = "hogwild_blocks"
@@ -106,48 +106,46 @@ class _Layer:
     sinks: Tensor | None  # [H]
 
     def gather(self, group: GroupReader) -> tuple[Tensor, Tensor] | None:
-        """K and V of the group's tiles, `[kv_heads, M * TILE, D]` each."""
-        if not group.num_tiles:
+        """K and V of the tiles that lie apart, `[kv_heads, M * TILE, D]` each."""
+        if not group.num_gathered:
             return None
-        return self.keys.index_select(1, group.tile_slots), self.values.index_select(1, group.tile_slots)
+        return _gathered(self.keys, group.gathered), _gathered(self.values, group.gathered)
 
     def attend(self, q: Tensor, group: GroupReader, chunk: Chunk, gathered: tuple[Tensor, Tensor] | None) -> Tensor:
         """`[t, H, Dv]` for the chunk's queries `q [H, t, Dk]`, in float32 or wider."""
-        heads = self.spec.num_kv_heads
-        rows = q.shape[0] // heads * q.shape[1]
+        heads, num_tokens = self.spec.num_kv_heads, q.shape[1]
         q = (q * self.scaling).view(heads, 1, -1, *q.shape[1:])
-        parts = self._slice_scores(q, group, chunk)
-        if gathered is not None:
-            parts.append(self._tile_scores(q, group, chunk, gathered[0]))
+        parts = self._scores(q, group, chunk, gathered)
         scores = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-        weights = self._weights(scores.view(heads, -1, q.shape[3], scores.shape[-1]), chunk)
-        out = self._mix(weights.view(heads, rows, -1), group, gathered)
-        return out.view(-1, q.shape[3], out.shape[-1]).transpose(0, 1)
+        weights = self._weights(scores.view(heads, -1, num_tokens, scores.shape[-1]), chunk)
+        out = self._mix(weights.flatten(1, 2), group, gathered)
+        return out.view(-1, num_tokens, out.shape[-1]).transpose(0, 1)
+
+    def _scores(
+        self, q: Tensor, group: GroupReader, chunk: Chunk, gathered: tuple[Tensor, Tensor] | None
+    ) -> list[Tensor]:
+        """Scores of each stretch, then of the gathered tiles: `[kv_heads, rows, columns]` each."""
+        parts, piece = [], 0
+        for stretch in group.stretches:
+            turned = self._turned(q, chunk, slice(piece, piece + stretch.num_pieces))
+            parts.append(_stretch_scores(turned, self.keys, stretch))
+            piece += stretch.num_pieces
+        if gathered is not None:
+            turned = self._turned(q, chunk, slice(piece, piece + group.num_gathered))
+            heads, tiles, rows, dim = turned.shape
+            keys = gathered[0].view(heads * tiles, TILE, dim).transpose(1, 2)
+            scores = torch.bmm(turned.reshape(heads * tiles, rows, dim), keys)
+            parts.append(_side_by_side(scores.view(heads, tiles, rows, TILE)))
+        return parts
 
     def _turned(self, q: Tensor, chunk: Chunk, pieces: slice) -> Tensor:
-        """The queries as each piece must be asked, `[kv_heads, pieces, G, t, Dk]` in the pool's dtype."""
+        """The queries as each piece must be asked, `[kv_heads, pieces, rows, Dk]` in the pool's dtype."""
         if self.spec.rotary == NO_ROTARY:
-            return q.to(self.keys.dtype).expand(-1, pieces.stop - pieces.start, -1, -1, -1)
+            return q.to(self.keys.dtype).expand(-1, pieces.stop - pieces.start, -1, -1, -1).flatten(2, 3)
         rotation = (self.spec.rotary, self.spec.key_dim)
         cos, sin = chunk.angles(rotation)
-        return turn(q, cos[pieces], sin[pieces], self.tables.partners(rotation)).to(self.keys.dtype)
-
-    def _slice_scores(self, q: Tensor, group: GroupReader, chunk: Chunk) -> list[Tensor]:
-        if not group.slices:
-            return []
-        turned = self._turned(q, chunk, slice(0, len(group.slices))).flatten(2, 3)
-        return [
-            torch.bmm(turned[:, i], self.keys[:, piece.start : piece.stop].transpose(1, 2))
-            for i, piece in enumerate(group.slices)
-        ]
-
-    def _tile_scores(self, q: Tensor, group: GroupReader, chunk: Chunk, keys: Tensor) -> Tensor:
-        first = len(group.slices)
-        turned = self._turned(q, chunk, slice(first, first + group.num_tiles)).flatten(2, 3)
-        heads, tiles, rows, dim = turned.shape
-        per_tile = keys.view(heads * tiles, TILE, dim)
-        scores = torch.bmm(turned.reshape(heads * tiles, rows, dim), per_tile.transpose(1, 2))
-        return scores.view(heads, tiles, rows, TILE).transpose(1, 2).reshape(heads, rows, tiles * TILE)
+        turned = turn(q, cos[pieces], sin[pieces], self.tables.partners(rotation))
+        return turned.to(self.keys.dtype).flatten(2, 3)
 
     def _weights(self, scores: Tensor, chunk: Chunk) -> Tensor:
         """Softmax over the columns that a token sees, `[kv_heads, G, t, C']`; float32 inside, or wider."""
@@ -164,10 +162,34 @@ class _Layer:
         """The values in the proportions of `weights [kv_heads, rows, C']`: `[kv_heads, rows, Dv]`."""
         out: Tensor | None = None
         column = 0
-        views = [self.values[:, piece.start : piece.stop] for piece in group.slices]
+        views = [self.values[:, stretch.start : stretch.stop] for stretch in group.stretches]
         for values in [*views, *(gathered[1:] if gathered is not None else ())]:
             part = weights[..., column : column + values.shape[1]]
             out = torch.bmm(part, values) if out is None else torch.baddbmm(out, part, values)
             column += values.shape[1]
         assert out is not None, "a group reads at least its own tokens"
         return out
+
+
+def _stretch_scores(turned: Tensor, keys: Tensor, stretch: Stretch) -> Tensor:
+    """Scores `[kv_heads, rows, columns]` of `turned [kv_heads, pieces, rows, D]` with a stretch of the pool."""
+    keys = keys[:, stretch.start : stretch.stop]
+    if stretch.uniform:
+        return torch.bmm(turned[:, 0], keys.transpose(1, 2))
+    heads, tiles, rows, dim = turned.shape
+    scores = turned.new_empty(heads, tiles, rows, TILE)
+    # One kv head at a time: the tiles of all heads are no single batch of matrices in the pool's memory.
+    for head in range(heads):
+        torch.bmm(turned[head], keys[head].view(tiles, TILE, dim).transpose(1, 2), out=scores[head])
+    return _side_by_side(scores)
+
+
+def _side_by_side(scores: Tensor) -> Tensor:
+    """`[heads, tiles, rows, TILE]` as `[heads, rows, tiles * TILE]`."""
+    return scores.transpose(1, 2).flatten(2, 3)
+
+
+def _gathered(pool: Tensor, tiles: Tensor) -> Tensor:
+    """Whole tiles of `pool [kv_heads, slots, D]`: `[kv_heads, M * TILE, D]`."""
+    found = pool.view(pool.shape[0], -1, TILE * pool.shape[2]).index_select(1, tiles)
+    return found.view(pool.shape[0], -1, pool.shape[2])

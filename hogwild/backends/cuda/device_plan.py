@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from hogwild.backends.cuda.angles import AngleTables, Rotation
+from hogwild.backends.cuda.columns import Columns, Stretch, find_columns
 from hogwild.core.plan import ForwardPlan, GroupPlan
-from hogwild.core.tiles import Slice, Tiles, cut
 
 MAX_CHUNK = 1 << 24  # scores and turned features of the tokens that are attended together, over all heads
 MAX_KEPT = 1 << 26  # masks and angles of a group that are kept for the next layer; beyond, they are made again
@@ -28,17 +28,14 @@ class DevicePlan:
 
 
 class GroupReader:
-    """What the tokens of one group read: columns of slices, then of tiles.
-
-    P pieces are the slices and then the tiles. Each lies in one run, so a row has one offset for a piece.
-    """
+    """What the tokens of one group read, see `Columns`; a row has one offset for each of the P pieces."""
 
     def __init__(self, group: GroupPlan, plan: ForwardPlan, num_heads: int, key_dim: int, tables: AngleTables) -> None:
-        tiles = cut(group)
-        self.slices: tuple[Slice, ...] = tiles.slices
-        self.num_tiles = len(tiles.tile_run)
-        self.tile_slots = tables.to_device(tiles.tile_slots)
-        columns = _Columns(group, plan, tiles, tables)
+        found = find_columns(group)
+        self.stretches: tuple[Stretch, ...] = found.stretches
+        self.num_gathered = len(found.gathered)
+        self.gathered = tables.to_device(found.gathered)
+        columns = _Limits(group, plan, found, tables)
         per_token = columns.num_columns + key_dim * columns.num_pieces
         keep = per_token * group.num_tokens <= MAX_KEPT
         most = max(1, MAX_CHUNK // (num_heads * per_token))
@@ -50,7 +47,7 @@ class GroupReader:
 class Chunk:
     """Tokens of a group that are attended together; `tokens` is their place in the packed dimension."""
 
-    def __init__(self, columns: _Columns, local: slice, keep: bool) -> None:
+    def __init__(self, columns: _Limits, local: slice, keep: bool) -> None:
         start = columns.group.token_start
         self.tokens = slice(start + local.start, start + local.stop)
         self.num_tokens = local.stop - local.start
@@ -77,17 +74,16 @@ class Chunk:
         return hidden
 
 
-class _Columns:
-    """The columns of a group: their offsets and limits, from which angles and masks of any tokens are made."""
+class _Limits:
+    """Offsets and limits of a group's columns, from which angles and masks of any tokens are made."""
 
-    def __init__(self, group: GroupPlan, plan: ForwardPlan, tiles: Tiles, tables: AngleTables) -> None:
+    def __init__(self, group: GroupPlan, plan: ForwardPlan, columns: Columns, tables: AngleTables) -> None:
         self.group, self._tables = group, tables
         self._positions = plan.positions[group.token_start : group.token_start + group.num_tokens]
-        pieces = np.array([*(piece.run for piece in tiles.slices), *tiles.tile_run], dtype=np.int64)
-        self.num_pieces, self.num_columns = len(pieces), tiles.num_columns
-        self._offsets = group.offsets[:, pieces].T  # [P, R]
-        self._run = tables.to_device(tiles.column_run)
-        self._index = tables.to_device(tiles.column_index)
+        self.num_pieces, self.num_columns = len(columns.piece_run), len(columns.column_run)
+        self._offsets = group.offsets[:, columns.piece_run].T  # [P, R]
+        self._run = tables.to_device(columns.column_run)
+        self._index = tables.to_device(columns.column_index)
         self._row_angles: dict[Rotation, tuple[Tensor, Tensor]] = {}
 
     def angles(self, tokens: slice, rotation: Rotation) -> tuple[Tensor, Tensor]:

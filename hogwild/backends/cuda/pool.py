@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from hogwild.backends.base import LayerSpec
+from hogwild.backends.cuda.columns import TILE
 from hogwild.errors import PoolExhausted
 
 
 class KVPool:
     """K `[kv_heads, slots, Dk]` and V `[kv_heads, slots, Dv]` of each layer, so that neighbouring slots are one view.
 
-    New slots are not cleared: a pass reads only what was written.
+    Values are finite in every slot, written or not: a reader gives slots that it may not see the weight 0, and 0 times
+    NaN would reach it. Keys need no such care, since the scores of those slots are replaced.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], dtype: torch.dtype, device: torch.device) -> None:
@@ -29,9 +31,9 @@ class KVPool:
             return
         try:
             # Layer by layer, so that no more than one layer is held twice.
-            for arrays in (self.keys, self.values):
+            for arrays, clear in ((self.keys, False), (self.values, True)):
                 for layer, old in enumerate(arrays):
-                    arrays[layer] = _grown(old, num_slots)
+                    arrays[layer] = _grown(old, -(-num_slots // TILE) * TILE, clear=clear)
         except RuntimeError as error:
             raise PoolExhausted(
                 "the device has no room for more K/V",
@@ -44,8 +46,8 @@ class KVPool:
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store K `[kv_heads, T, Dk]` and V `[kv_heads, T, Dv]` in `slots [T]`.
 
-        A token whose V is not finite gets NaN keys and zero values. Every reader that sees it becomes NaN, as it
-        must; a reader that does not see it gives it the weight 0, and 0 times NaN would have reached it.
+        A token whose V is not finite gets NaN keys and finite values: every reader that sees it becomes NaN, as it
+        must, and nobody else.
         """
         total = values.sum((0, 2), dtype=torch.float32 if values.dtype.itemsize < 4 else values.dtype)
         zero_or_nan = (total - total).to(keys.dtype)
@@ -57,9 +59,11 @@ class KVPool:
         return tuple(arrays[layer].index_select(1, slots).transpose(0, 1) for arrays in (self.keys, self.values))  # type: ignore[return-value]
 
 
-def _grown(old: Tensor, num_slots: int) -> Tensor:
+def _grown(old: Tensor, num_slots: int, *, clear: bool) -> Tensor:
     if old.shape[1] >= num_slots:
         return old
     new = old.new_empty(old.shape[0], num_slots, old.shape[2])
     new[:, : old.shape[1]] = old
+    if clear:
+        new[:, old.shape[1] :] = 0
     return new
