@@ -112,6 +112,15 @@ def check_ties(subject: Subject, backend: Backend, slack: float = 0.0) -> None:
     assert backend.sample(logits, requests).token_ids.tolist() == [10, 20, 21, 21]
 
 
+def check_edges_of_the_draw(subject: Subject, backend: Backend, slack: float = 0.0) -> None:
+    """A number on the edge of two tokens means the second one; 0 never means a token without probability."""
+    row = np.full(backend.spec.vocab_size, -3e4, dtype=np.float32)
+    row[[4, 9]] = 1.0
+    logits = subject.from_numpy(np.tile(row, (3, 1)))
+    requests = [SampleRequest(SamplingParams(temperature=1.0, top_p=1.0), uniform) for uniform in (0.0, 0.499, 0.5)]
+    assert backend.sample(logits, requests).token_ids.tolist() == [4, 4, 9]
+
+
 def check_banned_tokens_never_come(subject: Subject, backend: Backend, slack: float = 0.0) -> None:
     """Whatever the parameters; also when a single token is left."""
     size = backend.spec.vocab_size
@@ -149,6 +158,7 @@ SAMPLING_CHECKS = (
     check_definition,
     check_draw_follows_the_distribution,
     check_ties,
+    check_edges_of_the_draw,
     check_banned_tokens_never_come,
     check_rows_that_are_not_finite,
     check_no_rows,
