@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from contract import CASES, CHECKS, ModelCase, Subject  # noqa: E402
+from contract_sampling import SAMPLING_CHECKS  # noqa: E402
 
 from hogwild.backends.cuda import TorchBackend  # noqa: E402
 from hogwild.backends.cuda.pool import KVPool  # noqa: E402
@@ -48,3 +49,8 @@ SUBJECT = Subject(
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_contract(case: ModelCase, check: Any, tmp_path: Path) -> None:
     check(SUBJECT, case, tmp_path)
+
+
+@pytest.mark.parametrize("check", SAMPLING_CHECKS, ids=lambda check: check.__name__)
+def test_sampling(check: Any, tmp_path: Path) -> None:
+    check(SUBJECT, load_folder(CASES[0].write(tmp_path)))
