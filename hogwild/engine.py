@@ -11,7 +11,7 @@ from typing import Any
 from hogwild.cache import SharedCache
 from hogwild.core.admission import check_prompt, session_pages
 from hogwild.core.events import Event
-from hogwild.core.layout import Layout
+from hogwild.core.layout import layout_to_dict
 from hogwild.core.options import SessionOptions
 from hogwild.core.sampling import SampleResult
 from hogwild.core.session import Feed, Session
@@ -151,10 +151,10 @@ def _with_banned(options: SessionOptions, banned_ids: tuple[int, ...]) -> Sessio
 
 
 def _plain(options: SessionOptions) -> dict[str, Any]:
-    """Options as plain data for the trace; a layout as its name, parts and texts."""
-    layout: Layout = options.layout
+    """Options as plain data for the trace."""
     data = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    data["layout"] = layout.name
+    data["layout"] = layout_to_dict(options.layout)
+    data["budgets"] = list(options.budgets)
     params = options.sampling if isinstance(options.sampling, tuple) else (options.sampling,)
-    data["sampling"] = [dataclasses.asdict(entry) for entry in params]
+    data["sampling"] = [{**dataclasses.asdict(entry), "banned_ids": list(entry.banned_ids)} for entry in params]
     return data

@@ -59,7 +59,8 @@ class Transcript:
         workers: by index.
         finished: every finished step, in the order in which they ended.
         published: those that stand in the common block, in its order.
-        num_passes: decoding passes; seconds: the sum of their times (reading the prompt is not counted).
+        prompt_seconds: the time that reading `num_prefilled` tokens of prompt and texts took.
+        num_passes: decoding passes; seconds: the sum of their times.
         cache_tokens: K/V rows that the session held in the last pass; separate_tokens: rows in caches of one's own.
         answers: every answer, in order; answer: the final one.
         reason: how the session ended; None while it has not.
@@ -72,6 +73,8 @@ class Transcript:
     checks: list[ev.CheckAsked] = field(default_factory=list)
     answers: list[ev.AnswerGiven] = field(default_factory=list)
     budgets: list[ev.BudgetReached] = field(default_factory=list)
+    prompt_seconds: float = 0.0
+    num_prefilled: int = 0
     num_passes: int = 0
     seconds: float = 0.0
     cache_tokens: int = 0
@@ -137,6 +140,11 @@ class Transcript:
         self.started = event
 
     @_take.register
+    def _(self, event: ev.PromptRead) -> None:
+        self.prompt_seconds = _duration(event, event.seconds)
+        self.num_prefilled = event.num_tokens
+
+    @_take.register
     def _(self, event: ev.WorkerJoined) -> None:
         if event.worker in self.workers:
             raise _misplaced(event, "every worker to join once")
@@ -192,10 +200,8 @@ class Transcript:
 
     @_take.register
     def _(self, event: ev.PassDone) -> None:
-        if not (math.isfinite(event.seconds) and event.seconds >= 0):
-            raise _misplaced(event, "a time of zero or more seconds")
+        self.seconds += _duration(event, event.seconds)
         self.num_passes = event.pass_index
-        self.seconds += event.seconds
         self.cache_tokens, self.separate_tokens = event.cache_tokens, event.separate_tokens
 
     @_take.register
@@ -218,6 +224,12 @@ def fold(events: Iterable[ev.Event]) -> Transcript:
     for event in events:
         transcript.apply(event)
     return transcript
+
+
+def _duration(event: ev.Event, seconds: float) -> float:
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise _misplaced(event, "a time of zero or more seconds")
+    return seconds
 
 
 def _misplaced(event: ev.Event, expected: str) -> TraceError:

@@ -23,6 +23,7 @@ def report(transcript: Transcript, facts: Mapping[str, Any]) -> dict[str, Any]:
         "published": [[step.worker, step.number] for step in transcript.published],
         "checks": [[check.worker, check.step] for check in transcript.checks],
         "timing": {
+            "prompt_seconds": transcript.prompt_seconds,
             "passes": transcript.num_passes,
             "decode_seconds": transcript.seconds,
             "tokens_per_second": transcript.tokens_per_second,

@@ -104,6 +104,7 @@ def _facts(transcript: Transcript) -> Iterator[tuple[str, str]]:
     passes = f"{transcript.num_passes} passes"
     rate = f", {transcript.num_passes / transcript.seconds:.1f} passes/s" if transcript.seconds else ""
     yield "time", f"{seconds_text(transcript.seconds)} of decoding, {passes}{rate}"
+    yield "prompt", f"{seconds_text(transcript.prompt_seconds)} for {transcript.num_prefilled} tokens"
     yield "cache", cache_text(transcript)
     if len(transcript.budgets) > 1:
         for reached in transcript.budgets:

@@ -1,7 +1,7 @@
 """What happened, in order: one stream of typed events.  Panes, traces, summaries and replays are folds over it.
 
-Each event names its session and the number of decoding passes that were done before it. Events hold no clock times but
-for `PassDone.seconds`, so two runs with the same seed on one backend give equal streams but for that field.
+Each event names its session and the number of decoding passes that were done before it. Events hold no clock times
+but for `seconds` of passes and prompt, so two runs with the same seed on one backend give equal streams but for these.
 """
 
 from __future__ import annotations
@@ -39,6 +39,14 @@ class SessionStarted(Event):
     num_prompt_tokens: int
     kv_bytes_per_token: int
     options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRead(Event):
+    """The prompt and the texts of the layout are stored; `seconds` is the time that their passes took."""
+
+    seconds: float
+    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +149,7 @@ class SessionEnded(Event):
 
 KINDS: Mapping[str, type[Event]] = {
     "session_started": SessionStarted,
+    "prompt_read": PromptRead,
     "worker_joined": WorkerJoined,
     "token": TokenWritten,
     "check": CheckAsked,
@@ -152,6 +161,7 @@ KINDS: Mapping[str, type[Event]] = {
     "budget": BudgetReached,
     "session_ended": SessionEnded,
 }
+_HUGE = 1 << 1000  # beyond what a float holds comes nothing that was written here
 _KIND_OF = {kind: name for name, kind in KINDS.items()}
 
 
@@ -187,7 +197,7 @@ def _read(value: Any, hint: Any, place: str) -> Any:
         return tuple(_read(item, choices[0], place) for item in value)
     if origin is Literal and value in choices:
         return value
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _HUGE:
         return float(value)
     plain = origin or hint
     if isinstance(plain, type) and isinstance(value, plain) and not (plain is int and isinstance(value, bool)):

@@ -217,9 +217,7 @@ def layout_from_dict(data: Any, name: str = "custom") -> Layout:
     texts = data.get("texts", {})
     specials = data.get("special_views", {})
     if not isinstance(texts, dict) or not isinstance(specials, dict) or not all(key.isdigit() for key in specials):
-        raise LayoutError(
-            "a layout is not understood", expected="texts and special_views as objects"
-        )
+        raise LayoutError("a layout is not understood", expected="texts and special_views as objects")
     return Layout(
         name=str(data.get("name", name)),
         view=_view_from_data(data["view"]),
@@ -227,6 +225,21 @@ def layout_from_dict(data: Any, name: str = "custom") -> Layout:
         special_views={int(index): _view_from_data(view) for index, view in specials.items()},
         texts={key: text if isinstance(text, str) else tuple(map(str, text)) for key, text in texts.items()},
     )
+
+
+def layout_to_dict(layout: Layout) -> dict[str, Any]:
+    """Plain data that `layout_from_dict` reads."""
+    return {
+        "name": layout.name,
+        "view": _view_to_data(layout.view),
+        "publish": layout.publish,
+        "special_views": {str(index): _view_to_data(view) for index, view in layout.special_views.items()},
+        "texts": {key: text if isinstance(text, str) else list(text) for key, text in layout.texts.items()},
+    }
+
+
+def _view_to_data(view: View) -> list[Any]:
+    return [part if isinstance(part, str) else {"others": list(part.parts), "which": part.which} for part in view]
 
 
 def _view_from_data(data: Any) -> View:

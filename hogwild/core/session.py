@@ -71,6 +71,7 @@ class Session:
         self.blocks = SessionBlocks(options.layout, script, pages, stored)
         self._events: list[ev.Event] = []
         self._num_sampled_at_check = 0
+        self._prefill_seconds = 0.0
         self._finishers: list[Finisher] = []
         self._budget: int | None = None
         for _ in range(options.num_workers):
@@ -101,6 +102,8 @@ class Session:
         """Take the result of a pass: for each feed the sampled token, or None where nothing was sampled."""
         decoding = any(feed.worker is not None for feed in feeds)
         self.pass_index += decoding
+        if not decoding and not self._finishers:
+            self._prefill_seconds += seconds
         for feed in feeds:
             if feed.worker is not None:
                 _mark_stored(feed.worker, feed.row)
@@ -186,6 +189,9 @@ class Session:
 
     def _admit_ready_workers(self) -> None:
         present = [worker.index for worker in self.workers]
+        if not any(worker.joined for worker in self.workers) and self.blocks.is_ready(0, present):
+            num_tokens = len(self.blocks.common) + self.blocks.num_text_tokens()
+            self._emit(ev.PromptRead, seconds=self._prefill_seconds, num_tokens=num_tokens)
         for worker in self.workers:
             if not worker.joined and self.blocks.is_ready(worker.index, present):
                 worker.joined = True

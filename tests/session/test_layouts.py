@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hogwild.core.layout import LAYOUTS, BlockRef, Layout, find_layout, layout_from_dict, others
+from hogwild.core.layout import LAYOUTS, BlockRef, Layout, find_layout, layout_from_dict, layout_to_dict, others
 from hogwild.errors import LayoutError
 
 OWN = [BlockRef("own", worker=w) for w in range(4)]
@@ -81,7 +81,7 @@ def test_a_file_gives_the_same_layout(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(data))
     layout = find_layout(str(path))
-    assert layout == layout_from_dict(data)
+    assert layout == layout_from_dict(data) == layout_from_dict(layout_to_dict(layout))
     assert layout.view == ("common", others("label:title", "author", which="before"), "own")
     assert layout.special_views == {1: ("common", "own")}
     assert layout.texts == {"title": "{name}: ", "note": ("a", "b")}
