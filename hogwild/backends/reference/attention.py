@@ -171,7 +171,7 @@ def _mix(weights: Array, parts: Sequence[Array]) -> Array:
 
 def _without_unseen(weights: Array, parts: Sequence[Array], hidden: NDArray[np.bool_], mixed: Array) -> Array:
     """`mixed` again, where it holds NaN only because zero times a value that is not finite and not seen is NaN."""
-    broken: list[NDArray[np.bool_]] = [~np.all(np.isfinite(part), axis=(0, 2)) for part in parts]
-    clean = [np.where(bad[:, None], 0, part) for bad, part in zip(broken, parts, strict=True)]
-    sees_broken = (~hidden & np.concatenate(broken)).any(axis=1)
+    broken = [np.logical_not(np.isfinite(part)).any(axis=(0, 2), keepdims=True) for part in parts]  # [1, n, 1] each
+    clean = [np.where(bad, 0, part) for bad, part in zip(broken, parts, strict=True)]
+    sees_broken = (~hidden & np.concatenate(broken, axis=1)[0, :, 0]).any(axis=1)
     return np.where(sees_broken[:, None, None], mixed, _mix(weights, clean).reshape(mixed.shape))

@@ -35,6 +35,7 @@ class Linear:
 
     def __call__(self, x: Array) -> Array:
         """`[T, in]` to `[T, out]`."""
+        product: Array
         if len(x) == 1:
             product = (self.weight @ x[0])[None]
         elif 1 < len(x) <= 8 and self._blocks is not None:
