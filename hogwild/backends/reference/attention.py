@@ -171,7 +171,8 @@ def _mix(weights: Array, parts: Sequence[Array]) -> Array:
 
 def _without_unseen(weights: Array, parts: Sequence[Array], hidden: NDArray[np.bool_], mixed: Array) -> Array:
     """`mixed` again, where it holds NaN only because zero times a value that is not finite and not seen is NaN."""
-    broken = [np.logical_not(np.isfinite(part)).any(axis=(0, 2), keepdims=True) for part in parts]  # [1, n, 1] each
+    broken: list[Array] = [~np.isfinite(part) for part in parts]
     clean = [np.where(bad, 0, part) for bad, part in zip(broken, parts, strict=True)]
-    sees_broken = (~hidden & np.concatenate(broken, axis=1)[0, :, 0]).any(axis=1)
-    return np.where(sees_broken[:, None, None], mixed, _mix(weights, clean).reshape(mixed.shape))
+    broken_columns = np.concatenate([bad.any(axis=(0, 2)) for bad in broken])
+    sees_broken = np.asarray(~hidden & broken_columns).any(axis=1)
+    return np.where(np.reshape(sees_broken, (-1, 1, 1)), mixed, _mix(weights, clean).reshape(mixed.shape))
