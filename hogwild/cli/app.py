@@ -19,6 +19,7 @@ from hogwild.errors import HogwildError
 MISUSE, INTERRUPTED, BROKEN_PIPE = 2, 130, 1
 
 COMMANDS = {
+    "demo": "Two workers of the bundled model write together; a line of proof that they share.",
     "generate": "Let several workers think about one problem, at once and over one cache.",
     "replay": "Show a recorded run again.",
     "info": "Show versions, backends, device, memory, and the facts of a model.",

@@ -72,6 +72,9 @@ MaxTokens = Annotated[int, _flag(_LIMITS, "--max-tokens", "Most tokens that one 
 MaxStepTokens = Annotated[
     int, _flag(_LIMITS, "--max-step-tokens", "A step that has not ended by itself after that many tokens is ended.")
 ]
+FinisherTokens = Annotated[
+    int, _flag(_LIMITS, "--finisher-tokens", "Most tokens of the answer that is asked for when time is up; 0: none.")
+]
 Budgets = Annotated[
     str,
     _flag(

@@ -78,6 +78,7 @@ def command(
     max_passes: flags.MaxPasses = flags.SESSION.max_passes,
     max_tokens: flags.MaxTokens = flags.SESSION.max_tokens,
     max_step_tokens: flags.MaxStepTokens = flags.SESSION.max_step_tokens,
+    finisher_tokens: flags.FinisherTokens = flags.SESSION.finisher_tokens,
     budgets: flags.Budgets = "",
     temperature: flags.Temperature = None,
     top_p: flags.TopP = None,
@@ -110,6 +111,7 @@ def command(
         max_passes=max_passes,
         max_tokens=max_tokens,
         max_step_tokens=max_step_tokens,
+        finisher_tokens=finisher_tokens,
         check_every=check_every,
         finish=cast(FinishPolicy, finish),  # checked by SessionOptions
         budgets=flags.read_budgets(budgets, max_passes),
@@ -127,10 +129,10 @@ def command(
     load_options = LoadOptions(dtype=dtype, device=device)
     find_backend(backend)
     with TraceWriter(trace) if trace is not None else contextlib.nullcontext() as writer:
-        loaded = _load(model, backend, load_options)
+        loaded = load_model(model, backend, load_options)
         engine = Engine(loaded, cache_tokens, max_cache_tokens)
         try:
-            run(engine, task, _view(as_json, no_live), writer, as_json)
+            run(engine, task, view_for(as_json, no_live), writer, as_json)
         finally:
             engine.close()
 
@@ -171,7 +173,8 @@ def show_end(transcript: Transcript, facts: Mapping[str, Any], view: View, as_js
         remark(f"note: {honest}")
 
 
-def _load(name: str, backend: str, options: LoadOptions) -> Model:
+def load_model(name: str, backend: str, options: LoadOptions) -> Model:
+    """Load a model and say so on stderr."""
     started = time.perf_counter()
     remark(f"loading {name} ...")
     model = load(name, backend=backend, dtype=options.dtype, device=options.device)
@@ -181,7 +184,8 @@ def _load(name: str, backend: str, options: LoadOptions) -> Model:
     return model
 
 
-def _view(as_json: bool, no_live: bool) -> View:
+def view_for(as_json: bool, no_live: bool) -> View:
+    """Panes on a terminal, text elsewhere, nothing for JSON."""
     if as_json:
         return SilentView()
     console = results_console()

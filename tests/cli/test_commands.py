@@ -116,6 +116,7 @@ def test_defaults_are_those_of_the_dataclasses(loaded):
         ("--layout", "contiguous", "layout", "contiguous"),
         ("--max-tokens", "77", "max_tokens", 77),
         ("--max-step-tokens", "9", "max_step_tokens", 9),
+        ("--finisher-tokens", "3", "finisher_tokens", 3),
         ("--check-every", "0", "check_every", 0),
         ("--finish", "vote", "finish", "vote"),
         ("--budgets", "2, 4", "budgets", [2, 4]),
