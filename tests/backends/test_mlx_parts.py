@@ -314,7 +314,6 @@ def logits_of_text(backend: MlxBackend, ids: list[int]) -> Any:
 
 
 @needs_bundled
-@pytest.mark.slow
 def test_the_bundled_model_decodes_as_mlx_lm_does() -> None:
     from mlx_lm.generate import generate_step
 

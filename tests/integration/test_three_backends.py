@@ -5,6 +5,7 @@ All layouts, with two and with three workers, run as the sessions of one batch: 
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 
 import numpy as np
@@ -19,9 +20,21 @@ from hogwild.core.plan import Row
 from hogwild.core.sampling import GREEDY
 from hogwild.engine import Engine
 from hogwild.model import Model
+from hogwild.prompts import PromptStyle
 
 PROBLEM = "What is the largest planet of the solar system, and why is it so large?"
 NUM_PASSES = 104
+END_OF_TEXT = 2  # of the bundled model; nobody may stop early
+STYLE = PromptStyle(
+    name="parity",
+    version=1,
+    user="{problem} Answer in short paragraphs.",
+    header="**{name} [{step}]:**",
+    greetings=(" First of all,", " Another reason is that"),
+    check=" Am I doing redundant work? (yes/no):",
+    finish="\n\nThe final answer is \\boxed{",
+    texts={"in_progress": "### Others\n\n", "separator": " [...]\n\n", "own_header": "### Mine\n\n"},
+)
 CASES = [(layout, num_workers) for layout in sorted(LAYOUTS) for num_workers in (2, 3)]
 
 
@@ -29,7 +42,7 @@ CASES = [(layout, num_workers) for layout in sorted(LAYOUTS) for num_workers in 
 def events_of(backend: str) -> dict[tuple[str, int], list[ev.Event]]:
     """Every case as a session of one batch: its events."""
     engine = Engine(load_bundled(backend))
-    sessions = {engine.submit(PROBLEM, _options(*case), "hogwild").index: case for case in CASES}
+    sessions = {engine.submit(PROBLEM, _options(*case), STYLE).index: case for case in CASES}
     events: dict[tuple[str, int], list[ev.Event]] = {case: [] for case in CASES}
     for event in engine.events():
         events[sessions[event.session]].append(event)
@@ -45,7 +58,7 @@ def _options(layout: str, num_workers: int) -> SessionOptions:
         check_every=150,
         finish="all",
         finisher_tokens=4,
-        sampling=GREEDY,
+        sampling=dataclasses.replace(GREEDY, banned_ids=(END_OF_TEXT,)),
     )
 
 
@@ -74,7 +87,7 @@ def test_the_runs_are_worth_comparing(layout: str, num_workers: int):
 
 def _is_exact(event: ev.Event) -> bool:
     """Everything but times and the name of the backend must be equal."""
-    return not isinstance(event, ev.PassDone | ev.SessionStarted)
+    return not isinstance(event, ev.PassDone | ev.PromptRead | ev.SessionStarted)
 
 
 @pytest.mark.parametrize("backend", ["cuda", "mlx"])
