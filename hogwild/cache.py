@@ -1,6 +1,6 @@
 """The low-level API: blocks over one shared K/V pool, and passes over any views of them.
 
-cache = SharedCache(model)
+cache = SharedCache(model.backend)
 prompt = cache.block(model.tokenizer.encode("..."))        # prefilled
 alice, bob = cache.new_block("alice"), cache.new_block("bob")
 result = cache.forward([Row((prompt, bob, alice), ids_a), Row((prompt, alice, bob), ids_b)])
