@@ -28,6 +28,8 @@ PREFILL_CHUNK = 512
 class SharedCache:
     """Blocks of one model's K/V pool.
 
+    A model has one pool, so a new cache (or engine) takes it over: blocks of the former one cannot be used any more.
+
     Args:
         backend: the loaded model.
         num_tokens: room to start with, in tokens; the pool doubles when it is full.
@@ -47,6 +49,7 @@ class SharedCache:
         num_pages = -(-num_tokens // page_size)
         self.backend = backend
         self.pool = PagePool(min(num_pages, max_pages or num_pages), max_pages, page_size)
+        backend.pool_owner = self
         backend.reserve(self.pool.num_slots)
 
     def new_block(self, name: str = "", pages: Pages | None = None) -> Block:
@@ -104,6 +107,7 @@ class SharedCache:
 
     def read_kv(self, block: Block, layer: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """K `[n, kv_heads, Dk]` and V `[n, kv_heads, Dv]` of a block's tokens as stored."""
+        self._check_owner()
         return self.backend.read_kv(layer, block.slots)
 
     @property
@@ -116,6 +120,7 @@ class SharedCache:
         return build_plan(groups, self.pool.num_slots, appended)
 
     def _check(self, rows: Sequence[Row]) -> None:
+        self._check_owner()
         if not any(row.token_ids for row in rows):
             raise PromptError("a pass has nothing to compute", expected="at least one new token in one row", got="none")
         if len({row.own for row in rows}) != len(rows):
@@ -125,6 +130,14 @@ class SharedCache:
             self._check_blocks(row)
             self._check_tokens(row)
             self._check_length(row, sum(new_tokens.get(block, 0) for block in row.view))
+
+    def _check_owner(self) -> None:
+        if self.backend.pool_owner is not self:
+            raise OptionError(
+                "the blocks of this cache are gone: a newer cache or engine has taken over the model's K/V pool",
+                expected="one cache or engine for each loaded model at a time",
+                remedy="use the newer one, or load the model twice",
+            )
 
     def _check_blocks(self, row: Row) -> None:
         for block in row.view:

@@ -74,7 +74,13 @@ class ForwardResult:
 
 
 class Backend(Protocol):
-    """One loaded model with its K/V pool. Not thread-safe: one thread owns it."""
+    """One loaded model with its K/V pool. Not thread-safe: one thread owns it.
+
+    Attributes:
+        pool_owner: the `SharedCache` whose blocks the pool holds; set by that cache.
+    """
+
+    pool_owner: object
 
     @property
     def spec(self) -> ModelSpec:

@@ -61,6 +61,8 @@ class Tokenizer:
 class Backend:
     """Choices depend on the uniform numbers of the requests alone."""
 
+    pool_owner = None
+
     num_pieces: int = len(PIECES)
     pause: float = 0.0
     context_size: int = 8192

@@ -17,6 +17,8 @@ VOCAB, CONTEXT = 50, 700
 class RecordingBackend:
     """`fail_at` passes from now `forward` raises `error`; `room` is the most slots that it will hold."""
 
+    pool_owner = None
+
     spec = ModelSpec("recording", 1, 1, 1, VOCAB, CONTEXT, 0, 8, (LayerSpec(NO_ROTARY, 1, 1, 1),))
     info = BackendInfo("recording", "none", "none", "none")
 

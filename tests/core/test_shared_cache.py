@@ -238,3 +238,19 @@ def test_a_fixed_cache_never_grows(backend: RecordingBackend) -> None:
     with pytest.raises(PoolExhausted):
         cache.block([1])
     assert backend.num_slots == 8
+
+
+def test_a_newer_cache_takes_the_pool_over() -> None:
+    backend = RecordingBackend()
+    old = SharedCache(backend)
+    block = old.block([1, 2, 3])
+    new = SharedCache(backend)
+    for use in (
+        lambda: old.forward([Row((block,), (4,))]),
+        lambda: old.prefill(block, [4]),
+        lambda: old.read_kv(block, 0),
+    ):
+        with pytest.raises(OptionError, match="a newer cache or engine"):
+            use()
+    assert len(block) == 3
+    new.block([1, 2, 3])

@@ -61,6 +61,8 @@ Say = Callable[[str], str]
 class FakeBackend:
     """`say(view)` gives the next character for a row that sees `view`; "EOS" and "NAN" are understood too."""
 
+    pool_owner = None
+
     say: Say
     context_size: int = 100_000
     num_passes: int = 0

@@ -42,6 +42,8 @@ class TorchBackend:
         pool: the keys and values of every slot.
     """
 
+    pool_owner: object = None
+
     @torch.inference_mode()
     def __init__(self, model: nn.Module) -> None:
         """Take a loaded causal language model in evaluation mode; its attention implementation is replaced."""

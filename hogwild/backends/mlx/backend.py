@@ -49,6 +49,8 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MlxBackend:
 class MlxBackend:
     """A loaded model; see `hogwild.backends.base.Backend`. The thread that made it must be the one that uses it."""
 
+    pool_owner: object = None
+
     def __init__(self, model: Any, config: Mapping[str, Any], device: Any) -> None:
         self._model, self._device = model, device
         self._hook = Hook(model)

@@ -26,6 +26,8 @@ class ReferenceBackend:
     pool_fill: what slots hold that nobody wrote (tests give NaN); None for whatever was in memory.
     """
 
+    pool_owner: object = None
+
     def __init__(self, model: Model, *, pool_fill: float | None = None) -> None:
         config = model.config
         self._decoder: Decoder | None = Decoder(model)
