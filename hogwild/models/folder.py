@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 from hogwild.errors import CheckpointError
 from hogwild.models.checkpoint import Checkpoint
 from hogwild.models.folder_tokenizer import load_tokenizer
+from hogwild.models.json_file import read_json
 from hogwild.models.safetensors_file import SafetensorsFile
 
-MAX_JSON_BYTES = 256_000_000
 _INDEX = "model.safetensors.index.json"
 
 
@@ -54,21 +53,6 @@ def load_folder(name: str, folder: Path) -> Checkpoint:
     weights = FolderWeights(folder)
     tokenizer = load_tokenizer(folder, config, generation_config)
     return Checkpoint(name, folder, "safetensors", config, generation_config, weights, tokenizer)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no such file."""
-    if not path.exists():
-        return None
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} is too large", expected=f"at most {MAX_JSON_BYTES} bytes")
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is broken", expected="JSON", got=str(error)[:200]) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is broken", expected="a JSON object", got=type(value).__name__)
-    return value
 
 
 def _single_file(folder: Path) -> dict[str, SafetensorsFile]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hogwild.errors import CheckpointError
 from hogwild.models.chat import ChatTemplate
+from hogwild.models.json_file import read_json
 from hogwild.models.tokenizer import Tokenizer
 from hogwild.models.vocabulary import is_steering
 
@@ -23,8 +24,6 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any], generation_config: M
 
     Raises `CheckpointError` for missing or broken files.
     """
-    from hogwild.models.folder import read_json
-
     settings = read_json(folder / "tokenizer_config.json") or {}
     named = _named_tokens(settings, read_json(folder / "special_tokens_map.json") or {})
     inner = _read_inner(folder, named)
@@ -43,8 +42,6 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any], generation_config: M
 
 def _read_inner(folder: Path, named: Mapping[str, str]) -> tokenizers.Tokenizer:
     import tokenizers
-
-    from hogwild.models.folder import read_json
 
     state = read_json(folder / "tokenizer.json")
     if state is None:
