@@ -18,7 +18,7 @@ demo: .venv-demo/ready
 	@.venv-demo/bin/hogwild demo $(ARGS)
 
 test: .venv-test/ready
-	.venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	.venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv-test/ready
 	PATH="$(CURDIR)/.venv-test/bin:$$PATH" scripts/check $(ARGS)
