@@ -67,20 +67,33 @@ class OffsetTable:
 
     def __init__(self, spec: RotarySpec) -> None:
         self.spec = spec
-        self._high = _phases(np.arange(-MAX_OFFSET, MAX_OFFSET + 1, _LOW), spec)
-        self._low = _phases(np.arange(_LOW), spec)
+        self._high = _Phases(np.arange(-MAX_OFFSET, MAX_OFFSET + 1, _LOW), spec)
+        self._low = _Phases(np.arange(_LOW), spec)
 
     def __call__(self, offsets: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """cos and sin of `offsets * inv_freq`, each `[*offsets.shape, num_dims/2]` float32."""
         assert not offsets.size or np.abs(offsets).max() <= MAX_OFFSET, "offset beyond 2^20"
-        phases = self._high.take((offsets + MAX_OFFSET) >> _LOW_BITS, axis=0)
-        phases *= self._low.take(offsets & (_LOW - 1), axis=0)
+        phases = self._high.take((offsets + MAX_OFFSET) >> _LOW_BITS)
+        phases *= self._low.take(offsets & (_LOW - 1))
         return phases.real.astype(np.float32), phases.imag.astype(np.float32)
 
 
-def _phases(positions: NDArray[np.int64], spec: RotarySpec) -> NDArray[np.complex128]:
-    cos, sin = exact_angles(positions, spec)
-    return np.asarray(cos + 1j * sin)
+class _Phases:
+    """Unit complex numbers at some positions; each is computed when it is first asked for, since most never are."""
+
+    def __init__(self, positions: NDArray[np.int64], spec: RotarySpec) -> None:
+        self._positions, self._spec = positions, spec
+        self._values = np.empty((len(positions), len(spec.inv_freq)), dtype=np.complex128)
+        self._known = np.zeros(len(positions), dtype=np.bool_)
+
+    def take(self, which: NDArray[np.int64]) -> NDArray[np.complex128]:
+        """Those of `positions[which]`, `[*which.shape, num_dims/2]`."""
+        known = self._known[which]
+        if not known.all():
+            new = np.unique(which[~known])
+            self._values.real[new], self._values.imag[new] = exact_angles(self._positions[new], self._spec)
+            self._known[new] = True
+        return self._values.take(which, axis=0)
 
 
 def turn(x: FloatArray, cos: FloatArray, sin: FloatArray, spec: RotarySpec) -> FloatArray:
