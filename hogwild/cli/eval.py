@@ -29,7 +29,7 @@ from hogwild.eval.ledger import WriteError
 from hogwild.eval.methods import METHODS, find_methods
 from hogwild.eval.options import CHECK_EVERY, EvalOptions, Shard
 from hogwild.eval.scoring.scorer import Scorer
-from hogwild.eval.tasks import TASKS, find_task, load_problems
+from hogwild.eval.tasks import TASKS, answer_tokens, find_task, load_problems
 from hogwild.model import Model
 from hogwild.prompts import DEFAULT_STYLE, find_style
 
@@ -73,7 +73,7 @@ def command(
     prompt_style: flags.Style = DEFAULT_STYLE,
     check_every: eval_flags.CheckEvery = CHECK_EVERY,
     max_tokens: eval_flags.MaxTokens = None,
-    max_step_tokens: flags.MaxStepTokens = flags.SESSION.max_step_tokens,
+    max_step_tokens: eval_flags.MaxStepTokens = None,
     finisher_tokens: eval_flags.FinisherTokens = None,
     temperature: flags.Temperature = None,
     top_p: flags.TopP = None,
@@ -104,20 +104,24 @@ def command(
         "repetition_penalty": repetition_penalty,
     }
     part = eval_flags.read_shard(shard, os.environ)
-    kinds = find_methods(_names(methods), read_sizes(workers, "workers"), find_style(prompt_style))
+    kind = find_task(task)
+    style = find_style(prompt_style)
+    kinds = find_methods(_names(methods), read_sizes(workers, "workers"), style, programs=kind.grading == "code")
     options = EvalOptions(
         budgets=tuple(sorted(read_sizes(budgets, "budgets"))),
         sampling=flags.choose_sampling(SamplingParams(), given, greedy),
         max_tokens=max_tokens,
-        max_step_tokens=max_step_tokens,
+        max_step_tokens=max_step_tokens or max(flags.SESSION.max_step_tokens, kind.finisher_tokens),
         check_every=check_every,
-        finisher_tokens=find_task(task).finisher_tokens if finisher_tokens is None else finisher_tokens,
+        finisher_tokens=kind.finisher_tokens if finisher_tokens is None else finisher_tokens,
     )
-    asked = {"task": task, "data": data, "seed": task_seed}
-    problems = load_problems(task, data=data, count=count, seed=task_seed)
     seed_list = eval_flags.read_seeds(seeds)
     if not resume and any(out.rglob("rows.jsonl")):
         raise OptionError(f"{out} holds a run", remedy="give another --out, or leave out --no-resume")
+    asked = {"task": task, "data": data, "seed": task_seed}
+    problems = load_problems(task, data=data, count=count, seed=task_seed)
+    if finisher_tokens is None:
+        options = dataclasses.replace(options, finisher_tokens=answer_tokens(task, problems))
     load_options = LoadOptions(dtype=dtype, device=device, attention=attention, kv_dtype=kv_dtype)
     find_backend(backend)
     if on not in ("local", "ray"):

@@ -48,6 +48,17 @@ Seeds = Annotated[str, _flag(_WORK, "--seeds", "Seeds, as 0,1,2 or 0-4: each pro
 CheckEvery = Annotated[
     int, _flag(_WORK, "--check-every", "Tokens in all between two checks, in methods with +check.", min=1)
 ]
+MaxStepTokens = Annotated[
+    int | None,
+    _flag(
+        _LIMITS,
+        "--max-step-tokens",
+        r"A step that has not ended by itself after that many tokens is ended. \[default: 256; where answers are "
+        "programs, 1024]",
+        show_default=False,
+        min=1,
+    ),
+]
 FinisherTokens = Annotated[
     int | None,
     _flag(

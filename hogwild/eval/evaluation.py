@@ -132,8 +132,8 @@ def evaluate(
 
 
 def judge(scorer: Scorer, problem: Problem, answer: str | None, text: str) -> Score:
-    """The answer that was given or asked for; of programs, the last one in what the workers wrote."""
-    if find_task(problem.task).grading == "code":
+    """The answer that was given or asked for; where nobody gave a program, the last one in what the workers wrote."""
+    if answer is None and find_task(problem.task).grading == "code":
         return scorer.score(problem, text)
     return scorer.score_answer(problem, answer)
 

@@ -18,6 +18,7 @@ from hogwild.prompts import PromptStyle, find_style
 
 CHECK = "+check"
 _PROMPTS = Path(__file__).parent / "prompts"
+_PROGRAM_FINISH = "\n\nThe time is up, so I settle on what there is. The final program is:\n\n```python\n"
 
 
 class Policy(Protocol):
@@ -117,10 +118,13 @@ METHODS: Mapping[str, str] = {
 }
 
 
-def find_methods(names: Sequence[str], workers: Sequence[int], style: PromptStyle) -> tuple[Method, ...]:
+def find_methods(
+    names: Sequence[str], workers: Sequence[int], style: PromptStyle, *, programs: bool = False
+) -> tuple[Method, ...]:
     """The methods of these names, once for every number of workers; `one` has one worker and comes once.
 
     `NAME+check` is the same method with the collaboration check. `style` is what the Hogwild methods are told.
+    `programs`: answers are programs, in fenced blocks and not in boxes.
     Raises `OptionError` for an unknown name, too many workers, and a check where the style has no question.
     """
     methods = {}
@@ -137,8 +141,15 @@ def find_methods(names: Sequence[str], workers: Sequence[int], style: PromptStyl
                 raise OptionError(f"method {name} with {count} workers", expected=f"1 to {MAX_WORKERS - extra}")
             if given.endswith(CHECK):
                 method = _with_check(method)
+            if programs:
+                method = dataclasses.replace(method, style=program_style(method.style))
             methods[method.name, method.num_workers] = method
     return tuple(methods.values())
+
+
+def program_style(style: PromptStyle) -> PromptStyle:
+    """The same style for answers that are programs; the problem says how a worker marks its own."""
+    return dataclasses.replace(style, program=True, finish=style.finish and _PROGRAM_FINISH)
 
 
 def _with_check(method: Method) -> Method:

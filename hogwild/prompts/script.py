@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hogwild.core.answer import boxed_answer, until_closing_brace
+from hogwild.core.answer import boxed_answer, final_program, until_closing_brace, until_closing_fence
 from hogwild.core.layout import Layout
 from hogwild.errors import PromptError
 from hogwild.prompts.family import ChatFamily, find_family
@@ -106,8 +106,10 @@ class PromptScript:
         return self._tokenizer.encode(self._style.finish)
 
     def forced_answer(self, text: str, is_last: bool) -> str | None:
-        """The answer after `finish_ids`: up to the closing brace, or the first line in styles without boxes."""
-        if self._style.boxed:
+        """The answer after `finish_ids`: up to the closing brace or fence, or the first line, as the style has it."""
+        if self._style.program:
+            answer = until_closing_fence(text)
+        elif self._style.boxed:
             answer = until_closing_brace(text)
         else:
             line, newline, _ = text.lstrip().partition("\n")
@@ -117,7 +119,9 @@ class PromptScript:
         return answer.strip() or None if answer is not None else None
 
     def find_answer(self, text: str) -> str | None:
-        r"""The last `\boxed{...}` of a worker's own text."""
+        r"""The last `\boxed{...}` of a worker's own text, or its final program."""
+        if self._style.program:
+            return final_program(text)
         return boxed_answer(text) if self._style.boxed else None
 
     def _fill(self, template: str, worker: int | None = None, step: int = 1) -> str:

@@ -41,6 +41,8 @@ class PromptStyle:
         check: the question of the collaboration check.
         finish: what asks for the final answer when time is up; empty: never asked.
         boxed: whether an answer stands in `\\boxed{...}`; else the finisher's first line is the answer.
+        program: whether the answer is a program instead: of a worker, the last fenced block of Python that it calls its
+            final program; of the finisher, what it writes up to the closing fence.
         banned: texts of single tokens that workers never write.
     """
 
@@ -59,6 +61,7 @@ class PromptStyle:
     check: str = ""
     finish: str = ""
     boxed: bool = True
+    program: bool = False
     banned: tuple[str, ...] = ()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections.abc import Callable
 
@@ -12,11 +13,14 @@ from hogwild.core import events as ev
 from hogwild.core.sampling import GREEDY
 from hogwild.engine import Engine
 from hogwild.errors import OptionError
+from hogwild.eval.evaluation import judge
 from hogwild.eval.methods import METHODS, find_methods
 from hogwild.eval.options import EvalOptions, Item, Shard, items
 from hogwild.eval.problem import Problem, Score
 from hogwild.eval.rows import Row, row_from_line, row_to_line
 from hogwild.eval.runner import Runner
+from hogwild.eval.scoring.scorer import Scorer
+from hogwild.eval.tasks import answer_tokens, load_problems
 from hogwild.prompts import find_style
 from tests.cli import scripted
 from tests.eval.workbench import ALL, engine, results, rows, study, timeless, work
@@ -26,8 +30,8 @@ from tests.session.invariants import Watch
 PROBLEM = Problem("p/0", "Two and two?", "4", "gsm8k")
 
 
-def method(name: str, workers: int = 2):
-    return find_methods([name], [workers], find_style("hogwild"))[0]
+def method(name: str, workers: int = 2, **how):
+    return find_methods([name], [workers], find_style("hogwild"), **how)[0]
 
 
 def plain(given):
@@ -36,12 +40,14 @@ def plain(given):
     return dataclasses.replace(given, style=style)
 
 
-def run(name: str, say: Callable[[str], str], workers: int = 2, **options) -> tuple[Row, list[ev.Event], list]:
+def run(
+    name: str, say: Callable[[str], str], workers: int = 2, programs: bool = False, **options
+) -> tuple[Row, list[ev.Event], list]:
     running, backend = fake_engine(say)
     taken = []
     given = {"budgets": (40, 400), "sampling": GREEDY, "max_step_tokens": 60, **options}
     runner = Runner(running, EvalOptions(**given), grade, lambda row, events: taken.append((row, events)))
-    runner.work([Item(PROBLEM, plain(method(name, workers)), 0)])
+    runner.work([Item(PROBLEM, plain(method(name, workers, programs=programs)), 0)])
     ((row, events),) = taken
     assert running.cache.pool.num_used == 0
     assert running.cache.pool.num_reserved == 0, "a reservation leaked"
@@ -134,6 +140,51 @@ def test_budgets_record_the_state_after_exactly_that_many_passes():
     assert row.steps[0].kind == "unfinished"
     assert row.steps[0].first_pass == 1
     assert row.steps[0].last_pass == 400
+
+
+PROGRAM = "def double(x):\n    return 2 * x"
+
+
+def test_a_worker_ends_with_the_program_that_it_calls_final():
+    draft = "A draft:\n\n```python\ndouble = 0\n```\nIt is wrong.\n\n"
+    told = f"{draft}```python\n{PROGRAM}\n```\nThis is the final program.\n\n"
+    say = lambda view: told[len(view) - view.rfind(">") - 1]  # noqa: E731
+    row, events, _ = run("one", say, programs=True, max_step_tokens=300, finisher_tokens=0)
+    given = [(event.source, event.answer) for event in events if isinstance(event, ev.AnswerGiven)]
+    assert given == [("worker", PROGRAM)]
+    assert [budget.answer for budget in row.budgets] == [None, PROGRAM]
+    assert row.passes == len(told)
+
+
+def test_a_program_is_asked_for_in_a_fence_and_goes_up_to_its_end():
+    def say(view: str) -> str:
+        _, asked, written = view.rpartition("The final program is:\n\n```python\n")
+        return f"{PROGRAM}\n```\n"[len(written)] if asked else "x"
+
+    row, _, views = run("one", say, programs=True, finisher_tokens=1024)
+    assert [budget.answer for budget in row.budgets] == [PROGRAM] * 2
+    assert row.tokens == (400,)
+    assert not any("boxed" in text.rpartition(">")[2] for texts in views for text in texts)
+    cut, _, _ = run("one", say, programs=True, finisher_tokens=20)
+    assert cut.budgets[0].answer == PROGRAM[:20]
+
+
+def test_a_program_counts_as_it_was_given_and_else_as_it_stands_in_the_text():
+    problem = Problem("c/0", "Double.", "assert double(2) == 4", "code")
+    with Scorer() as scorer:
+        assert judge(scorer, problem, PROGRAM, "```python\ndouble = 0\n```").correct
+        assert judge(scorer, problem, None, f"```python\n{PROGRAM}\n```").correct
+        assert not judge(scorer, problem, "def double(x):\n    return x", f"```python\n{PROGRAM}\n```").correct
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "tokens"), [("parallel:50", None, 150), ("parallel:1", None, 64), ("code", "made", 1024)]
+)
+def test_a_forced_answer_has_room_for_what_is_right(task, data, tokens, tmp_path):
+    path = tmp_path / "made.jsonl"
+    path.write_text(json.dumps({"problem": "Double.", "answer": "assert True\n" * 500}))
+    problems = load_problems(task, data=data and str(path), count=1)
+    assert tokens <= answer_tokens(task, problems) < 2 * tokens
 
 
 def test_a_worker_whose_numbers_are_not_finite_fails_the_row():

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hogwild.core.answer import final_program
 from hogwild.eval.scoring.extract import find_answer, find_code, gold_answer
 from hogwild.eval.scoring.number import read_number, read_numbers
 
@@ -122,3 +123,22 @@ def test_a_list_of_numbers_is_read_in_order(values: list[int], separator: str) -
     if separator == "," and any(len(str(abs(value))) == 3 and value >= 0 for value in values[1:]):
         return  # "1,234" is one number
     assert read_numbers(f"({text})") == tuple(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        ("```python\nx = 1\n```\nThis is the final program.\n\n", "x = 1"),
+        ("```python\nx = 1\n```\n\n**The final program** is above.", "x = 1"),
+        (
+            "```python\nx = 1\n```\nA draft.\n\n```\nx = 2\n```\nFinal program.\n\n```\nx = 3\n```\nanother idea",
+            "x = 2",
+        ),
+        ("```python\nx = 1\n```\nNot yet.\nThis is the final program.", None),
+        ("```python\nx = 1\n\nThis is the final program.", None),
+        ("```text\nx = 1\n```\nThis is the final program.", None),
+        ("This is the final program: ```python\nx = 1\n```", None),
+    ],
+)
+def test_a_final_program_is_called_so_in_the_line_after_its_block(text, program):
+    assert final_program(text) == program

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import re
 
-from hogwild.core.answer import boxed_answer
+from hogwild.core.answer import boxed_answer, fenced_blocks
 
 _ANSWER_LINE = re.compile(r"(?:^|\b)(?:final\s+)?answer(?:\s+is)?\s*[:=]\s*(?P<answer>[^\n]*\S)", re.IGNORECASE)
-_FENCE = re.compile(r"^[ ]{0,3}(?P<mark>```+|~~~+)[ ]*(?P<language>[\w+-]*)[^\n`]*\n", re.MULTILINE)
 _BARE_BOX = re.compile(r"\\boxed\s+(?P<token>\\?[^\s$.,{}]+)")
-_LANGUAGES = frozenset(("", "python", "python3", "py", "py3"))
 
 
 def find_answer(text: str) -> str | None:
@@ -41,21 +39,10 @@ def find_code(text: str) -> str | None:
     """
     boxed = boxed_answer(text) or ""
     for place in (text, boxed):
-        blocks = [body for language, body in _fenced(place) if language.lower() in _LANGUAGES and body.strip()]
+        blocks = [block.content for block in fenced_blocks(place) if block.is_python and block.content.strip()]
         if blocks:
             return blocks[-1]
     return next((place for place in (text, boxed) if place.strip() and _compiles(place)), None)
-
-
-def _fenced(text: str) -> list[tuple[str, str]]:
-    """Language and content of each fenced block, in order."""
-    blocks, at = [], 0
-    while (opening := _FENCE.search(text, at)) is not None:
-        closing = re.compile(rf"^[ ]{{0,3}}{re.escape(opening['mark'])}[`~]*[ \t]*$", re.MULTILINE)
-        end = closing.search(text, opening.end())
-        blocks.append((opening["language"], text[opening.end() : end.start() if end else len(text)]))
-        at = end.end() if end else len(text)
-    return blocks
 
 
 def _bare(line: str) -> str:

@@ -9,7 +9,10 @@ from typing import Any
 from hogwild.eval.tasks.base import Task
 from hogwild.eval.tasks.records import text_field
 
-_ASK = "Put the complete program into one fenced code block: ```python ... ```."
+_ASK = (
+    "The answer is a program, so there is no box. Write the complete final program into one fenced code block, "
+    '```python ... ```, and after it the line "This is the final program.", then a blank line.'
+)
 
 
 def read_code(record: Mapping[str, Any]) -> tuple[str, str]:

@@ -32,6 +32,16 @@ def find_task(spec: str) -> Task:
     return TASKS[name]
 
 
+def answer_tokens(spec: str, problems: Iterable[Problem]) -> int:
+    """Most tokens of a forced answer: the task's own number; where problems are made, room for the longest answer too.
+
+    A token has at least one character of an answer.
+    """
+    task = find_task(spec)
+    longest = max(len(problem.answer.encode()) for problem in problems) if task.make is not None else 0
+    return max(task.finisher_tokens, longest)
+
+
 def load_problems(spec: str, *, data: str | None = None, count: int | None = None, seed: int = 0) -> list[Problem]:
     """The problems of a task.
 
