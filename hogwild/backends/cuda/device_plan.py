@@ -104,8 +104,9 @@ class _Limits:
 
     def column_angles(self, tokens: slice, rotation: Rotation, scale: float, group_size: int) -> Angles:
         rows = self._tables.to_device(np.tile(self.group.token_row[tokens], group_size))
-        tables = (table[self._num_uniform :].transpose(1, 2) for table in self._of_rows(rotation, scale))
-        cos, sin = (table.contiguous().index_select(2, rows) for table in tables)
+        tables = (table[self._num_uniform :] for table in self._of_rows(rotation, scale))
+        # Whole rows, then transposed: on a CPU several times faster than selecting along the last axis.
+        cos, sin = (table.index_select(1, rows).transpose(1, 2).contiguous() for table in tables)
         return cos, sin
 
     def hidden(self, tokens: slice, window: int | None) -> tuple[int, Tensor]:
