@@ -15,6 +15,7 @@ import pytest
 from hogwild.trace import read_trace
 from hogwild.transcript import fold
 
+LIMIT = 120  # seconds; a busy machine takes many for a start
 SCRIPTED = [sys.executable, "-m", "tests.cli.scripted", "--pause", "0.02"]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and terminals")
 
@@ -26,7 +27,7 @@ def start(*arguments: str, **settings) -> subprocess.Popen[bytes]:
 
 def wait_for_passes(trace, count: int, process) -> None:
     """Until the trace holds so many passes."""
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + LIMIT
     while time.monotonic() < limit and process.poll() is None:
         if trace.exists() and trace.read_bytes().count(b'"event": "pass"') >= count:
             return
@@ -39,7 +40,7 @@ def test_ctrl_c_keeps_what_was_written(tmp_path):
     process = start("generate", "x", "--max-passes", "100000", "--max-tokens", "100000", "--trace", str(trace))
     wait_for_passes(trace, 20, process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     assert b"Traceback" not in err
     assert b"stopped by the user" in out
@@ -56,7 +57,7 @@ def test_ctrl_c_gives_json_too(tmp_path):
     process = start("generate", "x", "--max-passes", "9999", "--json", "--trace", str(trace))
     wait_for_passes(trace, 5, process)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     assert b'"reason": "cancelled"' in out
 
@@ -79,7 +80,7 @@ def test_a_closed_pipe_is_quiet():
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     assert b"Traceback" not in err
     assert b"BrokenPipe" not in err
@@ -88,7 +89,7 @@ def test_a_closed_pipe_is_quiet():
 def test_output_that_cannot_say_a_character_replaces_it():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     process = start("generate", "x", "--max-passes", "40", env=environment)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, b"Traceback" in err) == (0, False)
     assert b"??? " in out
 
@@ -107,10 +108,10 @@ def on_a_terminal(*arguments: str, columns: int = 90, lines: int = 24, environme
     os.close(slave)
     drawn = bytearray()
     with contextlib.suppress(OSError):  # the end of a terminal
-        while select.select([master], [], [], 30)[0] and (part := os.read(master, 65536)):
+        while select.select([master], [], [], LIMIT)[0] and (part := os.read(master, 65536)):
             drawn += part
     os.close(master)
-    return process.wait(timeout=30), drawn.decode(errors="replace")
+    return process.wait(timeout=LIMIT), drawn.decode(errors="replace")
 
 
 def test_a_terminal_gets_panes_and_then_the_whole_text(tmp_path):
@@ -140,11 +141,12 @@ def test_no_panes_where_they_are_not_wanted(arguments, environment):
 
 
 def test_help_starts_fast():
-    def seconds() -> float:
-        began = time.perf_counter()
+    def seconds() -> float:  # of the processor, whatever else runs
+        before = os.times()
         subprocess.run([sys.executable, "-m", "hogwild", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - began
+        after = os.times()
+        return after.children_user - before.children_user + after.children_system - before.children_system
 
-    assert min(seconds() for _ in range(4)) < 1.0  # 0.3 s on two idle cores
+    assert min(seconds() for _ in range(4)) < 1.0  # 0.3 s where this was written
     code = "import sys, hogwild.cli.app; sys.exit(bool({'numpy', 'torch', 'mlx', 'tokenizers'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
