@@ -68,7 +68,7 @@ def _facts(report: Report) -> Text:
     bandwidth = "not measured" if report.copy_bandwidth is None else f"{report.copy_bandwidth / 1e9:.1f} GB/s"
     lines = [
         f"{model['name']}: {model['backend']} backend, {model['dtype']} on {model['device']}, "
-        f"attention: {model['attention']}",
+        f"attention: {model['attention']}{_stored(model)}",
         f"machine: {_hardware(machine)}; a large copy moves {bandwidth}",
         f"layout {settings['layout']}, {_history(settings)}, {settings['passes']} passes each, seed {settings['seed']}",
     ]
@@ -77,6 +77,11 @@ def _facts(report: Report) -> Text:
     if report.problem:
         lines.append(f"not complete: {report.problem}")
     return Text("\n".join(lines))
+
+
+def _stored(model: Mapping[str, Any]) -> str:
+    kv_dtype = model.get("kv_dtype", "auto")  # which old results do not have
+    return "" if kv_dtype == "auto" else f", K/V in {kv_dtype}"
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hogwild.backends.base import ModelSpec
 from hogwild.bench.options import BenchOptions
 from hogwild.bench.workload import find_lengths, pool_tokens
+from hogwild.core.quantized import vector_bytes
 from hogwild.errors import OptionError, PoolExhausted
 from hogwild.models.shapes import SHAPES, num_parameters
 
@@ -27,11 +28,12 @@ def check_lengths(options: BenchOptions, context_size: int) -> None:
         )
 
 
-def check_shape(name: str, options: BenchOptions, dtype: str, free: int | None) -> None:
+def check_shape(name: str, options: BenchOptions, dtype: str, kv_dtype: str, free: int | None) -> None:
     """Check a shape before its weights are made. `PoolExhausted` when weights and cache do not fit in `free` bytes."""
     config, width = SHAPES[name], DTYPE_BYTES[dtype]
     check_lengths(options, config["max_position_embeddings"])
-    kv = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * width
+    vector = vector_bytes(config["head_dim"]) if kv_dtype == "int8" else config["head_dim"] * width
+    kv = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * vector
     _check_memory(num_parameters(name) * width, pool_tokens(options) * kv, free)
 
 

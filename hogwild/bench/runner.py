@@ -12,9 +12,10 @@ import numpy as np
 
 from hogwild.backends.base import Backend
 from hogwild.bench.decode import SharedPass
-from hogwild.bench.floor import distinct_tokens, pass_bytes
+from hogwild.bench.floor import distinct_tokens, pass_bytes, token_bytes
 from hogwild.bench.options import BenchOptions
 from hogwild.bench.results import DecodeResult, PrefillResult, Report
+from hogwild.bench.room import DTYPE_BYTES
 from hogwild.bench.timing import Step, Stopped, take_turns
 from hogwild.bench.workload import (
     PROMPT_TOKENS,
@@ -172,7 +173,7 @@ class _Bench:
             forward_ms=1000 * median(case.shared.forward_seconds[warmup : warmup + len(step_ms)]),
             batch_ms=batch_ms,
             batch_problem=case.batch_problem,
-            bytes=pass_bytes(spec, rows),
+            bytes=pass_bytes(spec, rows, self._backend.info.kv_dtype),
             bandwidth=self._bandwidth,
             shared_kv_bytes=pages_held(case.views) * self._cache.pool.page_size * spec.kv_bytes_per_token,
             separate_kv_bytes=sum(view_lengths(rows)) * spec.kv_bytes_per_token,
@@ -182,8 +183,10 @@ class _Bench:
         """The independent batch, or why there is none."""
         if not self._options.batch:
             return None, "not asked for"
-        needed = int(_ROOM * workers * context * self._backend.spec.kv_bytes_per_token)
-        free = free_bytes(self._backend.info.name, self._backend.info.device == "cpu")
+        info = self._backend.info
+        each = sum(token_bytes(layer, DTYPE_BYTES[info.dtype]) for layer in self._backend.spec.layers)
+        needed = int(_ROOM * workers * context * each)
+        free = free_bytes(info.name, info.device == "cpu")
         if free is not None and needed > free:
             return None, f"no room: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
         try:

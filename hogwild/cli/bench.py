@@ -100,6 +100,7 @@ def command(
     dtype: Dtype = "auto",
     device: flags.Device = "auto",
     attention: flags.Attention = "auto",
+    kv_dtype: flags.KVDtype = "auto",
     passes: Passes = DEFAULTS.passes,
     warmup: Warmup = DEFAULTS.warmup,
     batch: Batch = DEFAULTS.batch,
@@ -118,7 +119,7 @@ def command(
         batch=batch,
         seed=seed,
     )
-    load_options = LoadOptions(dtype=SHORT_DTYPES.get(dtype, dtype), device=device, attention=attention)
+    load_options = LoadOptions(SHORT_DTYPES.get(dtype, dtype), device, attention, kv_dtype)
     check_views(options)
     check_output(output_format, output)
     loaded = load(model, shape, backend, load_options, options)
@@ -168,7 +169,7 @@ def load(model: str | None, shape: str | None, backend: str, load_options: LoadO
     checkpoint = shape_checkpoint(shape, options.seed)
     loader, on_cpu = entry.loader(), runs_on_cpu(entry.name, load_options.device)
     dtype = load_options.dtype if load_options.dtype != "auto" else "float32" if on_cpu else "bfloat16"
-    check_shape(shape, options, dtype, free_bytes(entry.name, on_cpu))
+    check_shape(shape, options, dtype, load_options.kv_dtype, free_bytes(entry.name, on_cpu))
     remark(f"making random weights in the shape of {shape} ...")
     resolved = dataclasses.replace(load_options, dtype=dtype)
     return Model(shape, loader(checkpoint, resolved), checkpoint.tokenizer, checkpoint.generation_config)

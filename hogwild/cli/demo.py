@@ -35,6 +35,7 @@ EPILOG = "The same with a question of your own:  hogwild generate 'TEXT' --promp
 def command(
     model: flags.ModelName = "bundled",
     backend: flags.BackendName = "auto",
+    kv_dtype: flags.KVDtype = "auto",
     layout: flags.LayoutName = flags.SESSION.layout.name,
     max_passes: flags.MaxPasses = MAX_PASSES,
     seed: flags.Seed = flags.SESSION.seed,
@@ -45,7 +46,7 @@ def command(
         layout=find_layout(layout), max_passes=max_passes, max_step_tokens=64, finisher_tokens=48, seed=seed
     )
     task = Task(PROBLEM, find_style("pair"), options, SAMPLING, greedy=False)
-    engine = Engine(load_model(model, backend, LoadOptions()))
+    engine = Engine(load_model(model, backend, LoadOptions(kv_dtype=kv_dtype)))
     try:
         run(engine, task, view_for(as_json=False, no_live=no_live), None, as_json=False)
         proof = prove_sharing(engine.model, code=str(random.Random(seed).randrange(1000, 10000)))

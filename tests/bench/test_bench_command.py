@@ -80,6 +80,18 @@ def test_half_precision_and_the_model_of_a_folder(name, tmp_path):
     assert data["model"]["random_weights"] is False
 
 
+def test_a_cache_in_8_bits():
+    arguments = (*TINY, "--workers", "2", "--context", "128", "--passes", "1", "--kv-dtype", "int8")
+    data = results(*arguments)
+    (case,) = data["decode"]
+    token = 2 * 2 * 2 * (16 + 4)
+    assert data["model"]["kv_dtype"] == "int8"
+    assert case["bytes"]["kv_read"] + case["bytes"]["kv_written"] == token * case["distinct_tokens"]
+    assert case["shared_kv_bytes"] % token == 0
+    assert case["separate_kv_bytes"] == 2 * 128 * token
+    assert "attention: numpy, K/V in int8" in " ".join(run(*arguments, "--no-batch").stdout.split())
+
+
 def test_published_steps_layouts_and_no_batch():
     arguments = (*TINY, "--workers", "2", "--context", "200", "--no-batch", "--step-tokens", "20")
     for layout in ("combined", "interleaved", "contiguous", "independent"):
@@ -137,6 +149,7 @@ MISUSES = {
     "half precision in NumPy": ("--dtype", "bf16"),
     "device": ("--device", "nope"),
     "kernel": ("--attention", "kernel"),
+    "K/V in a dtype that is not known": ("--kv-dtype", "int3"),
     "attention": ("--attention", "nope"),
     "passes": ("--passes", "0"),
     "warmup": ("--warmup", "-1"),

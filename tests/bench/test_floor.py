@@ -127,6 +127,19 @@ def test_a_window_limits_what_is_read(cache, tiny):
     assert mixed.kv_read == (24 + 160) * tiny.spec.kv_bytes_per_token // 2
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_in_8_bits_are_those_of_codes_and_scales(name):
+    options = LoadOptions(dtype="float32", device="cpu", kv_dtype="int8")
+    backend = BACKENDS[name].loader()(shape_checkpoint("tiny"), options)
+    cache = SharedCache(backend, 256)
+    common = cache.block(range(100))
+    rows = rows_of([(common, cache.block(range(10), (common,))) for _ in range(2)], [1, 2])
+    moved = pass_bytes(backend.spec, rows, backend.info.kv_dtype)
+    token = 2 * 2 * 2 * (16 + 4)  # layers, K and V, heads, a byte for each feature and four for the scale
+    assert (moved.kv_read, moved.kv_written) == ((100 + 20) * token, 2 * token)
+    backend.close()
+
+
 # Views --------------------------------------------------------------------------------------------------------------
 
 
@@ -169,8 +182,12 @@ def test_a_view_without_a_common_block_is_refused():
 def test_memory_is_counted_before_it_is_taken():
     options = BenchOptions(workers=(1,), contexts=(64,))
     needed = 4 * num_parameters("tiny") + pool_tokens(options) * 2 * 2 * 2 * 16 * 4
-    check_shape("tiny", options, "float32", needed)
+    check_shape("tiny", options, "float32", "auto", needed)
     with pytest.raises(PoolExhausted, match="no room"):
-        check_shape("tiny", options, "float32", needed - 1)
-    check_shape("tiny", options, "bfloat16", needed // 2)
-    check_shape("tiny", options, "float32", None)
+        check_shape("tiny", options, "float32", "auto", needed - 1)
+    check_shape("tiny", options, "bfloat16", "auto", needed // 2)
+    in_8_bits = 4 * num_parameters("tiny") + pool_tokens(options) * 2 * 2 * 2 * (16 + 4)
+    check_shape("tiny", options, "float32", "int8", in_8_bits)
+    with pytest.raises(PoolExhausted, match="no room"):
+        check_shape("tiny", options, "float32", "int8", in_8_bits - 1)
+    check_shape("tiny", options, "float32", "auto", None)
