@@ -5,30 +5,35 @@ from __future__ import annotations
 import numpy as np
 
 from hogwild.conformance.cases import Array, AttentionCase, DType, rounded
-from hogwild.conformance.oracle import by_kv_head, by_token, capped, seen_columns, turned_queries_and_keys
-from hogwild.core.plan import Row
+from hogwild.conformance.oracle import by_kv_head, by_token, capped
+from hogwild.conformance.sequences import RowSequence, Sequences, seen_columns
 
 
-def ordinary_attention(case: AttentionCase, dtype: DType | None = None) -> tuple[Array, Array]:
+def ordinary_attention(
+    case: AttentionCase, dtype: DType | None = None, *, sequences: Sequences | None = None
+) -> tuple[Array, Array]:
     """Output `[T, H, Dv]` and log-sum-exp `[T, H]` of plain attention over each row's view as one sequence.
 
     Queries and keys are turned in float32 and rounded to `dtype` (None: the case's own), as are probabilities and the
     output; scores, the softmax and sums are float32. A model without shared blocks would compute the same.
+    sequences: the case's, if they are at hand.
     """
-    parts, token = [], 0
-    for row in (row for group in case.groups for row in group if row.token_ids):
-        tokens = slice(token, token + len(row.token_ids))
-        parts.append(_attend(case, row, tokens, dtype or case.dtype))
-        token = tokens.stop
+    sequences = sequences or Sequences(case)
+    values = sequences.held(case.values)
+    parts = [
+        _attend(case, row, *turned, values.take(row.columns, axis=1), dtype or case.dtype)
+        for row, turned in zip(sequences.rows, sequences.turned(np.float32), strict=True)
+    ]
     output, log_sum_exp = (np.concatenate(part) for part in zip(*parts, strict=True))
     return output, log_sum_exp[..., 0]
 
 
-def _attend(case: AttentionCase, row: Row, tokens: slice, dtype: DType) -> tuple[Array, Array]:
-    count = len(row.token_ids)
-    turned_q, turned_k, slots = turned_queries_and_keys(case, row, tokens, np.float32)
+def _attend(
+    case: AttentionCase, row: RowSequence, turned_q: Array, turned_k: Array, v: Array, dtype: DType
+) -> tuple[Array, Array]:
+    count = len(row.row.token_ids)
     q, k = rounded(turned_q, dtype), rounded(turned_k, dtype)
-    seen = np.repeat(seen_columns(case, row), q.shape[1] // count, axis=0)
+    seen = np.repeat(seen_columns(case, row.row), q.shape[1] // count, axis=0)
     scores = np.where(seen, capped(case, q @ k.swapaxes(1, 2) * np.float32(case.scale)), np.float32(-np.inf))
     most = scores.max(axis=-1, keepdims=True)
     weights = np.exp(scores - most)
@@ -37,5 +42,5 @@ def _attend(case: AttentionCase, row: Row, tokens: slice, dtype: DType) -> tuple
     if case.sinks is not None:
         sinks = by_kv_head(case, case.sinks, count)
         weights *= np.exp(log_sum_exp - np.logaddexp(log_sum_exp, sinks))
-    output = rounded(rounded(weights / total, dtype) @ case.values[:, slots], dtype)
+    output = rounded(rounded(weights / total, dtype) @ v, dtype)
     return by_token(output, count), by_token(log_sum_exp, count)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hogwild.conformance.cases import Array, AttentionCase, DType, stored
+from hogwild.conformance.cases import Array, AttentionCase, DType
 from hogwild.conformance.oracle import EPSILON, Exact, exact_attention
 from hogwild.conformance.ordinary import ordinary_attention
 
@@ -51,14 +51,16 @@ def judge(
     log_sum_exp: Array | None = None,
     *,
     exact: Exact | None = None,
+    ordinary: Array | None = None,
     dtype: DType | None = None,
     log_sum_exp_tolerance: float = KERNEL_LOG_SUM_EXP,
     against_ordinary: bool = True,
 ) -> Verdict:
     """Compare `output [T, H, Dv]` and, if it is given, `log_sum_exp [T, H]` with the exact answer.
 
-    exact: the answer, if it is at hand. dtype: of the arithmetic that was used (None: the case's own).
-    against_ordinary: also compare with ordinary attention, which takes about as long as the exact answer.
+    exact: the answer, if it is at hand. ordinary: ordinary attention's output in the same dtype, if it is at hand.
+    dtype: of the arithmetic that was used (None: the case's own). against_ordinary: also compare with ordinary
+    attention, which takes about as long as the exact answer.
     """
     exact = exact or exact_attention(case, dtype)
     problems: list[str] = []
@@ -69,8 +71,10 @@ def judge(
     worst = np.unravel_index(np.argmax(error / allowed), error.shape)
     if not (error <= allowed).all():
         problems.append(f"output off by {error[worst]:.2e} at {_place(worst)}, allowed {allowed[worst]:.2e}")
-    comparable = against_ordinary and np.abs(exact.log_sum_exp).max() < SHARP
-    ratio = _rms(error) / _usual(case, exact) if comparable else 0.0
+    ratio = 0.0
+    if against_ordinary and comparable(exact):
+        ordinary = ordinary_attention(case, exact.dtype)[0] if ordinary is None else ordinary
+        ratio = _rms(error) / _usual(ordinary, exact)
     if not ratio <= MAX_RATIO:
         problems.append(f"{ratio:.2f} times the error of ordinary {exact.dtype} attention and two units")
     off = _log_sum_exp_error(exact, log_sum_exp, log_sum_exp_tolerance, problems)
@@ -83,9 +87,13 @@ def typical_ratio(verdicts: Iterable[Verdict]) -> float:
     return float(np.median(ratios)) if ratios else 0.0
 
 
-def _usual(case: AttentionCase, exact: Exact) -> float:
+def comparable(exact: Exact) -> bool:
+    """Whether scores are so small that an error can be compared with that of ordinary attention."""
+    return bool(np.abs(exact.log_sum_exp).max() < SHARP)
+
+
+def _usual(ordinary: Array, exact: Exact) -> float:
     """Root mean square error of ordinary attention, plus two units in the last place of a mean output."""
-    ordinary, _ = ordinary_attention(stored(case), exact.dtype)
     return _rms(ordinary - exact.output) + 4 * EPSILON[exact.dtype] * _rms(exact.output)
 
 

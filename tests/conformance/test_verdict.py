@@ -14,6 +14,7 @@ from hogwild.conformance.cases import AttentionCase, DType, attention_case
 from hogwild.conformance.oracle import exact_attention
 from hogwild.conformance.ordinary import ordinary_attention
 from hogwild.conformance.verdict import judge, typical_ratio
+from hogwild.core.rotary import exact_angles, turn
 
 Patch = pytest.MonkeyPatch
 Answer = Callable[[AttentionCase, DType], Any]
@@ -27,22 +28,8 @@ def output_of(case: AttentionCase, dtype: DType) -> Any:
 
 def off_by_one_offset(case: AttentionCase, dtype: DType) -> Any:
     """Every query stands one position further away."""
-
-    def further(case: AttentionCase, row: Any, tokens: slice, *rest: Any) -> Any:
-        one_more = replace(case, queries=_turned_by_one(case))
-        return turned(one_more, row, tokens, *rest)
-
-    turned = ordinary.turned_queries_and_keys
-    with Patch.context() as patch:
-        patch.setattr(ordinary, "turned_queries_and_keys", further)
-        return output_of(case, dtype)
-
-
-def _turned_by_one(case: AttentionCase) -> Any:
-    from hogwild.core.rotary import exact_angles, turn
-
     cos, sin = exact_angles(np.ones(1, dtype=np.int64), case.rotary)
-    return turn(case.queries, cos, sin, case.rotary)
+    return output_of(replace(case, queries=turn(case.queries, cos, sin, case.rotary)), dtype)
 
 
 def unmasked_column(case: AttentionCase, dtype: DType) -> Any:
