@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "gpt2": (
         {"model_type": "gpt2", "n_ctx": 128, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 128}
         | {"layer_norm_epsilon": 1e-5, "vocab_size": 99},
-        "change with the position",
+        "the position changes its input",
     ),
     "mamba": (
         {"model_type": "mamba", "vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "state_size": 8}
@@ -189,17 +189,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         | {"max_position_embeddings": 128},
         "recurrent",
     ),
-    "gemma2": (
-        {"model_type": "gemma2", **SMALL, "head_dim": 8},
-        "outside",
-    ),
     "dynamic": (
         {"model_type": "llama", **SMALL, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
-        "one position for each token",
+        "frequencies change with the length",
     ),
     "window of its own": (
-        {"model_type": "phi3", **SMALL, "rope_theta": 1e4, "sliding_window": 64},
-        "sliding window",
+        {"model_type": "glm4", **SMALL, "rope_theta": 1e4, "sliding_window": 64, "head_dim": 8}
+        | {"partial_rotary_factor": 0.5, "attention_bias": False, "tie_word_embeddings": False},
+        "does not say in which layers",
     ),
     "unknown": ({"model_type": "no_such_model", **SMALL}, "cannot build"),
     "hunyuan": (

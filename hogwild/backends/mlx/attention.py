@@ -47,15 +47,19 @@ class PassReader:
         window: int | None,
         scale: float,
         sinks: mx.array | None,
+        softcap: float | None = None,
     ) -> mx.array:
-        """`queries [T, H, 1, Dk]`, one layer's pool `[kv_heads, slots, D]`; returns `[T, H, 1, Dv]`."""
+        """`queries [T, H, 1, Dk]`, one layer's pool `[kv_heads, slots, D]`; returns `[T, H, 1, Dv]`.
+
+        softcap: scores become `softcap * tanh(score / softcap)`.
+        """
         outputs: list[mx.array] = []
         for group in self._groups:
             for chunk in group.chunks:
                 part = queries[chunk.first : chunk.last]
                 if outputs:  # one chunk after the other, so that their scores never exist at the same time
                     part = mx.depends(part, outputs[-1])
-                outputs.append(chunk.attend(part, keys, values, rotary, window, scale, sinks))
+                outputs.append(chunk.attend(part, keys, values, rotary, window, scale, sinks, softcap))
         return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
 
 
@@ -116,6 +120,7 @@ class ChunkReader:
         window: int | None,
         scale: float,
         sinks: mx.array | None,
+        softcap: float | None,
     ) -> mx.array:
         """`queries [t, H, 1, Dk]` of this chunk; returns `[t, H, 1, Dv]`."""
         num_tokens, num_heads, _, key_dim = queries.shape
@@ -123,7 +128,7 @@ class ChunkReader:
         shape = (kv_heads, num_tokens, num_heads // kv_heads)
         grouped = queries.reshape(num_tokens, kv_heads, -1, key_dim).swapaxes(0, 1)
         turned = self._turned(grouped, rotary, scale)
-        scores = self._scores(turned.reshape(kv_heads, -1, shape[1] * shape[2], key_dim), keys, shape, window)
+        scores = self._scores(turned.reshape(kv_heads, -1, shape[1] * shape[2], key_dim), keys, shape, window, softcap)
         weights = _softmax(scores.reshape(*shape, -1), sinks).reshape(kv_heads, shape[1] * shape[2], -1)
         mixed = self._mix(weights, values)
         outputs = mixed.reshape(*shape, -1).swapaxes(0, 1).reshape(num_tokens, num_heads, 1, -1)
@@ -137,8 +142,10 @@ class ChunkReader:
         turn = self._turn(rotary, scale, queries.shape[-1])
         return _rotate(queries, mx.take(queries, turn.partner, axis=-1), turn.cos, turn.sin)
 
-    def _scores(self, turned: mx.array, keys: Stored, shape: tuple[int, int, int], window: int | None) -> mx.array:
-        """Masked scores `[kv_heads, t * G, C']` of `turned [kv_heads, E, t * G, Dk]`."""
+    def _scores(
+        self, turned: mx.array, keys: Stored, shape: tuple[int, int, int], window: int | None, softcap: float | None
+    ) -> mx.array:
+        """Capped and masked scores `[kv_heads, t * G, C']` of `turned [kv_heads, E, t * G, Dk]`."""
         reader, num_entries = self._reader, turned.shape[1]
         parts = []
         for i, part in enumerate(reader.tiles.slices):
@@ -151,6 +158,8 @@ class ChunkReader:
             tiles = gathered.reshape(keys.shape[0], reader.num_gathered, -1, gathered.shape[-1])
             scores = entries @ tiles.swapaxes(-1, -2)
             parts.append(scores.swapaxes(1, 2).reshape(keys.shape[0], shape[1] * shape[2], -1))
+        if softcap is not None:
+            parts = [_cap(part, mx.array(softcap)) for part in parts]
         masks = self._masks_of(window)
         masked = [_hide(part, mask, shape) for part, mask in zip(parts, masks, strict=True)]
         return _joined(masked)
@@ -226,6 +235,11 @@ def _spread(cos: Any, sin: Any, rotary: RotarySpec, scale: float, key_dim: int) 
 @partial(mx.compile, shapeless=True)
 def _rotate(queries: mx.array, partners: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     return queries * cos + partners * sin
+
+
+@partial(mx.compile, shapeless=True)
+def _cap(scores: mx.array, softcap: mx.array) -> mx.array:
+    return mx.tanh(scores / softcap) * softcap
 
 
 def _joined(parts: list[mx.array]) -> mx.array:

@@ -182,7 +182,7 @@ class MlxBackend:
         context_size = _context_size(config)
         found = certify(self._model, config, context_size)
         pool = KVPool(found.layers, found.dtype, kv_dtype)
-        self._runner = PassRunner(self._model, found.layers, found.num_heads, lru_cache(OffsetTable))
+        self._runner = PassRunner(self._model, found.layers, found.num_heads, lru_cache(OffsetTable), found.latent)
         self._spec = ModelSpec(
             family=str(config["model_type"]),
             num_layers=len(found.layers),

@@ -27,6 +27,7 @@ class BlockCache:
     """
 
     offset: mx.array
+    _held: Any = None
 
     def make_mask(self, *args: Any, **kwargs: Any) -> mx.array | None:
         """No mask: who sees what is the pool's business."""
@@ -34,13 +35,47 @@ class BlockCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Store `keys [T, kv_heads, 1, Dk]` and `values [T, kv_heads, 1, Dv]`; they are handed back as they came."""
+        self.store(keys, values)
+        self._held = HeldKeys(keys, self), values
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """What this pass has stored, for a layer that reads it too."""
+        held: tuple[mx.array, mx.array] = self._held
+        return held
+
+    def forget(self) -> None:
+        """The pass is over: its keys and values need no memory of their own any longer."""
+        self._held = None
+
+    def store(self, keys: mx.array, values: mx.array) -> None:
+        """Keep what the pass brings; see `update_and_fetch`."""
         raise NotImplementedError
 
     def attend(
-        self, queries: mx.array, scale: float, mask: mx.array | None = None, sinks: mx.array | None = None
+        self,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        scale: float,
+        mask: mx.array | None = None,
+        sinks: mx.array | None = None,
+        softcap: float | None = None,
     ) -> mx.array:
-        """`queries [T, H, 1, Dk]`, after the model's own RoPE, to outputs `[T, H, 1, Dv]`."""
+        """`queries [T, H, 1, Dk]`, after the model's own RoPE, to outputs `[T, H, 1, Dv]`.
+
+        keys, values: what the model attends to: of the pass alone, as `update_and_fetch` handed them back.
+        softcap: scores become `softcap * tanh(score / softcap)`.
+        """
         raise NotImplementedError
+
+
+class HeldKeys(mx.array):
+    """Keys that know the cache that holds them."""
+
+    def __init__(self, keys: mx.array, cache: BlockCache) -> None:
+        super().__init__(keys)
+        self.cache = cache
 
 
 class Dispatch:
@@ -52,10 +87,12 @@ class Dispatch:
 
     def __call__(self, queries: Any, keys: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
         cache = args[0] if args else kwargs.get("cache")
+        if cache is None and isinstance(keys, HeldKeys):
+            cache = keys.cache
         if not isinstance(cache, BlockCache):
             return self.original(queries, keys, values, *args, **kwargs)
         rest = {name: value for name, value in kwargs.items() if name != "cache"}
-        return cache.attend(queries, *args[1:], **rest)
+        return cache.attend(queries, keys, values, *args[1:], **rest)
 
 
 class Hook:

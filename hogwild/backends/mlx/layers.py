@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 from mlx_lm.models import cache as mlx_cache
 
 from hogwild.backends.mlx.hook import BlockCache
+from hogwild.backends.mlx.latent import LatentCache
 from hogwild.errors import ModelRefused
 
 _ATTENTION = (mlx_cache.KVCache, mlx_cache.RotatingKVCache, mlx_cache.ConcatenateKVCache)
@@ -19,10 +20,13 @@ _REASONS = {
 Cache = TypeVar("Cache", bound=BlockCache)
 
 
-def replace_caches(model: Any, make: Callable[[int, int | None], Cache]) -> tuple[list[Any], list[Cache]]:
-    """The list that the model takes as `cache=`, and the caches in it, in order of layers.
+def replace_caches(
+    model: Any, make: Callable[[int, int | None], Cache], latent: Collection[int] = ()
+) -> tuple[list[Any], list[Cache]]:
+    """The list that the model takes as `cache=`, and the caches that were made for it, in order of layers.
 
     make: called with a layer's number and the window of its rotating cache, if it has one.
+    latent: which of the made ones, by their place, stand behind a `LatentCache`.
     Raises `ModelRefused` for a layer that keeps anything but keys and values.
     """
     made: list[Cache] = []
@@ -38,7 +42,7 @@ def replace_caches(model: Any, make: Callable[[int, int | None], Cache]) -> tupl
         if getattr(cache, "keep", 0):
             raise refused(layer, f"its rotating cache keeps the first {cache.keep} tokens for ever")
         made.append(make(layer, getattr(cache, "max_size", None)))
-        return made[-1]
+        return LatentCache(made[-1]) if len(made) - 1 in latent else made[-1]
 
     return [replace(cache, layer) for layer, cache in enumerate(mlx_cache.make_prompt_cache(model))], made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,28 +32,33 @@ class LayerCache(BlockCache):
         self._index, self._spec, self._pool = index, spec, pool
         self.offset, self._write, self._read = offset, write, read
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def store(self, keys: mx.array, values: mx.array) -> None:
         """Write to the pool."""
         assert self._pool is not None
         self._pool.write(self._index, keys[:, :, 0].swapaxes(0, 1), values[:, :, 0].swapaxes(0, 1), self._write)
-        return keys, values
 
     def attend(
-        self, queries: mx.array, scale: float, mask: mx.array | None = None, sinks: mx.array | None = None
+        self,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        scale: float,
+        mask: mx.array | None = None,
+        sinks: mx.array | None = None,
+        softcap: float | None = None,
     ) -> mx.array:
         """Attention over the blocks that each token's row sees."""
         assert self._pool is not None
         if mask is not None:
             raise refused(self.layer, "it adds something of its own to the attention scores")
-        keys, values = self._pool.heads(self._index)
         return self._read.attend(
             queries,
-            keys,
-            values,
+            *self._pool.heads(self._index),
             rotary=self._spec.rotary,
             window=self._spec.window,
             scale=scale,
             sinks=sinks,
+            softcap=softcap,
         )
 
 
@@ -66,10 +71,18 @@ class PassRunner:
 
     kernels: KernelAttention | None = None
 
-    def __init__(self, model: Any, layers: Sequence[LayerSpec], num_heads: int, tables: Tables) -> None:
+    def __init__(
+        self,
+        model: Any,
+        layers: Sequence[LayerSpec],
+        num_heads: int,
+        tables: Tables,
+        latent: Collection[int] = (),
+    ) -> None:
+        """latent: which layers have latent attention, see `LatentCache`."""
         self._model, self._layers = model, layers
         self._num_heads, self._tables = num_heads, tables
-        self._caches, self._ends = replace_caches(model, LayerCache)
+        self._caches, self._ends = replace_caches(model, LayerCache, latent)
 
     def run(self, plan: ForwardPlan, pool: KVPool) -> mx.array:
         """Logits `[T, V]`, not evaluated; so are the pool's arrays."""
@@ -80,6 +93,8 @@ class PassRunner:
             end.begin(index, spec, pool, offset, write, reader)
         tokens = mx.array(plan.token_ids.astype(np.int32))[:, None]
         logits: mx.array = self._model(tokens, cache=self._caches)
+        for end in self._ends:
+            end.forget()
         return logits[:, 0]
 
     def _reader(self, plan: ForwardPlan, pool: KVPool) -> PassReader:

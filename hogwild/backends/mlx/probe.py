@@ -3,11 +3,14 @@
 For a single token attention returns its value at any position, so tokens fed alone at several positions have the same
 hidden states in every layer, and a layer's queries and keys differ by the rotation of the position and nothing else.
 Whatever no pure rotation explains is refused: learned positions, rules that change with the length, a norm after RoPE.
+
+A layer that attends to one array as keys and as values has latent attention: it is probed once more behind a
+`LatentCache`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +21,10 @@ from numpy.typing import NDArray
 from hogwild.backends.base import LayerSpec
 from hogwild.backends.mlx.hook import BlockCache
 from hogwild.backends.mlx.layers import refused, replace_caches
+from hogwild.backends.mlx.put_right import put_right
 from hogwild.backends.mlx.rotary_fit import Samples, candidates, fit
-from hogwild.backends.mlx.stated import check_stated, correct_yarn
+from hogwild.backends.mlx.stated import check_rules, check_stated
+from hogwild.backends.mlx.windows import choose_windows
 from hogwild.core.rotary import RotarySpec
 from hogwild.errors import HogwildError, ModelRefused
 
@@ -36,6 +41,7 @@ class ProbeCache(BlockCache):
         self.queries: list[mx.array] = []
         self.masks: list[mx.array | None] = []
         self.masks_made: dict[int, tuple[mx.array, int | None]] = {}
+        self.is_latent = False
 
     def make_mask(self, *args: Any, **kwargs: Any) -> mx.array | None:
         """A mask that hides nothing and is known again by its identity, so that each layer's window is found."""
@@ -43,61 +49,67 @@ class ProbeCache(BlockCache):
         self.masks_made[id(mask)] = (mask, kwargs.get("window_size"))
         return mask
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Note the new K/V and hand them back: a token sees itself alone."""
+    def store(self, keys: mx.array, values: mx.array) -> None:
+        """Note the new K/V; a token sees itself alone."""
         self.keys.append(keys)
         self.values.append(values)
-        return keys, values
 
     def attend(
-        self, queries: mx.array, scale: float, mask: mx.array | None = None, sinks: mx.array | None = None
+        self,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        scale: float,
+        mask: mx.array | None = None,
+        sinks: mx.array | None = None,
+        softcap: float | None = None,
     ) -> mx.array:
         """Ordinary attention of each token to itself."""
         self.queries.append(queries)
         self.masks.append(mask)
-        return mx.fast.scaled_dot_product_attention(
-            queries, self.keys[-1], self.values[-1], scale=scale, mask=None, sinks=sinks
-        )
+        self.is_latent = keys is values
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=None, sinks=sinks)
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What the probe found; `dtype` is that of keys and values."""
+    """What the probe found; `dtype` is that of keys and values, `latent` the layers with latent attention."""
 
     layers: tuple[LayerSpec, ...]
     num_heads: int
     vocab_size: int
     dtype: Any
     positions: NDArray[np.int64] = field(repr=False)
+    latent: frozenset[int] = frozenset()
 
 
 def certify(model: Any, config: Mapping[str, Any], context_size: int) -> Certificate:
     """Probe every attention layer, or raise `ModelRefused` with the layer and the reason."""
     positions = np.unique([0, 1, min(509, context_size - 1), context_size // 2, context_size - 1])
     positions = positions[positions < context_size].astype(np.int64)
-    correct_yarn(model, config)
-    caches, probes = replace_caches(model, ProbeCache)
-    vocab_size = _run(model, caches, probes, positions, config)
+    check_rules(config, context_size)
+    put_right(model, config)
+    vocab_size, probes = _run(model, positions, config)
+    latent = frozenset(i for i, probe in enumerate(probes) if probe.is_latent)
+    if latent:
+        vocab_size, probes = _run(model, positions, config, latent)
     if not probes:
         raise ModelRefused("the model has no attention layer", got=str(config.get("model_type")))
-    windows = _windows(probes, config)
+    windows = _windows(probes, latent, config, context_size)
     specs = candidates(model)
     layers = tuple(
         _certify_layer(probe, positions, specs, window) for probe, window in zip(probes, windows, strict=True)
     )
     heads = {probe.queries[0].shape[1] for probe in probes}
-    check_stated(layers, config, context_size)
-    return Certificate(layers, max(heads), vocab_size, probes[0].keys[0].dtype, positions)
+    check_stated(layers, config)
+    return Certificate(layers, max(heads), vocab_size, probes[0].keys[0].dtype, positions, latent)
 
 
 def _run(
-    model: Any,
-    caches: list[Any],
-    probes: Sequence[ProbeCache],
-    positions: NDArray[np.int64],
-    config: Mapping[str, Any],
-) -> int:
-    """Feed a few tokens alone at every position; returns the vocabulary's size."""
+    model: Any, positions: NDArray[np.int64], config: Mapping[str, Any], latent: Collection[int] = ()
+) -> tuple[int, list[ProbeCache]]:
+    """Feed a few tokens alone at every position; returns the vocabulary's size and what was seen."""
+    caches, probes = replace_caches(model, ProbeCache, latent)
     text = config.get("text_config") or config
     vocab_size = int(text.get("vocab_size") or 0)
     tokens = np.linspace(1, max(vocab_size - 1, 2), NUM_TOKENS + 2).astype(np.int64)[1:-1]
@@ -115,7 +127,7 @@ def _run(
             got=f"{type(error).__name__}: {error}",
             remedy="use another model",
         ) from error
-    return int(logits.shape[-1])
+    return int(logits.shape[-1]), probes
 
 
 def _certify_layer(
@@ -128,7 +140,9 @@ def _certify_layer(
     keys, values = probe.keys[0], probe.values[0]
     _check_shapes(probe)
     if not _still(_samples(values, positions)):
-        raise refused(probe.layer, "its values change with the position")
+        raise refused(
+            probe.layer, "the position changes its input (learned or absolute), not only its queries and keys"
+        )
     rotary = fit([_samples(x, positions) for x in (keys, *probe.queries)], specs)
     if rotary is None:
         raise refused(probe.layer, "no pure rotation explains how its queries and keys change with the position")
@@ -160,21 +174,14 @@ def _still(samples: Samples) -> bool:
     return bool(np.abs(samples.vectors - samples.vectors[:1]).max() <= size * (1e-5 + 8 * samples.eps))
 
 
-def _windows(probes: Sequence[ProbeCache], config: Mapping[str, Any]) -> list[int | None]:
+def _windows(
+    probes: Sequence[ProbeCache], latent: Collection[int], config: Mapping[str, Any], context_size: int
+) -> list[int | None]:
     made = {key: entry for probe in probes for key, entry in probe.masks_made.items()}
-    windows = [_window(probe, made) for probe in probes]
-    stated = config.get("sliding_window")
-    if any(windows) or not stated or config.get("use_sliding_window") is False:
-        return windows
-    if stated >= int(config.get("max_position_embeddings") or stated + 1):
-        return windows
-    if config.get("model_type") == "mistral":  # mlx-lm's file leaves the window out; every layer of Mistral has it
-        return [int(stated)] * len(probes)
-    raise ModelRefused(
-        "the model's config has a sliding window that mlx-lm's code does not apply",
-        got=f"sliding_window={stated}",
-        remedy="set it to null in config.json if the model was trained without it, or use another backend",
-    )
+    for i in latent:
+        if any(window is not None for _, window in made.values()):
+            raise refused(probes[i].layer, "latent attention beside layers with a window is not known here")
+    return choose_windows([(probe.layer, _window(probe, made)) for probe in probes], config, context_size)
 
 
 def _window(probe: ProbeCache, made: Mapping[int, tuple[mx.array, int | None]]) -> int | None:

@@ -88,12 +88,8 @@ NOT_IN_MLX_LM = "mlx-lm cannot build a model"
 NO_INTERFACE = "does not use transformers' attention interface"
 POSITION_IN_INPUT = "the position changes its input"
 LINEAR_LAYERS, CHUNKED_LAYERS = "layers of type 'linear_attention'", "layers of type 'chunked_attention'"
-OTHER_GELU = "mlx-lm approximates GELU in another way"
 OTHER_NAMES = "mlx-lm reads other tensor names than transformers writes"
-OTHER_LOGITS_IN_MLX = "gives other logits than its plain forward"
-NO_POSITIONS_IN_MLX = "does not take one position for each token"
 RECURRENT_IN_MLX = "recurrent state"
-WINDOW_IN_MLX = "sliding window that mlx-lm's code does not apply"
 
 
 def entry(

@@ -5,24 +5,21 @@ from __future__ import annotations
 from hogwild.conformance.families.entry import (
     FULL,
     NOT_IN_MLX_LM,
-    OTHER_GELU,
-    OTHER_LOGITS_IN_MLX,
     SIZES,
     SLIDING,
     WINDOW,
-    WINDOW_IN_MLX,
     entry,
 )
 
 GEMMAS = (
     entry(
         "gemma", "google/gemma-7b", "norms from one, scaled embedding",
-        own_mlx=OTHER_GELU, head_dim=24, hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh",
+        head_dim=24, hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh",
         max_position_embeddings=8192, rms_norm_eps=1e-6, num_key_value_heads=4, tie_word_embeddings=True,
     ),
     entry(
         "gemma2", "google/gemma-2-9b-it", "soft caps of scores and logits, a window in every other layer",
-        mlx=WINDOW_IN_MLX, head_dim=16, hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh",
+        head_dim=16, hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh",
         max_position_embeddings=8192, rms_norm_eps=1e-6, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
         query_pre_attn_scalar=256, sliding_window=WINDOW, tie_word_embeddings=True,
     ),
@@ -60,7 +57,7 @@ GEMMAS = (
     entry(
         "gemma4_text", "google/gemma-4-e2b-it (its text part)",
         "wider heads in full layers, a quarter of which turns; later layers read the keys of earlier ones",
-        mlx=OTHER_LOGITS_IN_MLX, num_hidden_layers=10, num_kv_shared_layers=5, head_dim=16, global_head_dim=32,
+        num_hidden_layers=10, num_kv_shared_layers=5, head_dim=16, global_head_dim=32,
         hidden_activation="gelu_pytorch_tanh", max_position_embeddings=131072, rms_norm_eps=1e-6,
         num_key_value_heads=1, sliding_window=WINDOW, layer_types=[*[SLIDING] * 4, FULL] * 2,
         final_logit_softcapping=30.0, hidden_size_per_layer_input=16, vocab_size_per_layer_input=257,

@@ -7,11 +7,9 @@ from hogwild.conformance.families.entry import (
     EXPERTS,
     FULL,
     LATENT,
-    NO_POSITIONS_IN_MLX,
     OTHER_NAMES,
     SLIDING,
     WINDOW,
-    WINDOW_IN_MLX,
     entry,
 )
 
@@ -23,7 +21,7 @@ MIXTURES = (
     ),
     entry(
         "mixtral-window", "mistralai/Mixtral-8x7B-v0.1, first revision", "experts, sliding window",
-        mlx=WINDOW_IN_MLX, rope_theta=1e6, sliding_window=WINDOW, max_position_embeddings=32768, num_local_experts=4,
+        rope_theta=1e6, sliding_window=WINDOW, max_position_embeddings=32768, num_local_experts=4,
         num_experts_per_tok=2,
     ),
     entry(
@@ -48,10 +46,10 @@ MIXTURES = (
     entry(
         "mimo_v2_flash", "XiaomiMiMo/MiMo-V2-Flash",
         "experts; sinks and a base of their own in windowed layers; a third of each head turns; narrower values",
-        own_mlx="mlx-lm's window is one token shorter", num_hidden_layers=4, head_dim=24, v_head_dim=16,
+        num_hidden_layers=4, head_dim=24, v_head_dim=16,
         num_key_value_heads=2, attention_value_scale=0.707,
         max_position_embeddings=262144, layernorm_epsilon=1e-5, rope_theta=5000000, swa_rope_theta=10000,
-        partial_rotary_factor=0.334, sliding_window=WINDOW, sliding_window_size=WINDOW - 1,
+        partial_rotary_factor=0.334, sliding_window=12, sliding_window_size=12,
         layer_types=[FULL, SLIDING, SLIDING, FULL], hybrid_layer_pattern=[0, 1, 1, 0], moe_layer_freq=[0, 1, 1, 1],
         add_swa_attention_sink_bias=True, add_full_attention_sink_bias=False, swa_num_attention_heads=4,
         swa_num_key_value_heads=4, swa_head_dim=24, swa_v_head_dim=16, n_routed_experts=4, n_shared_experts=None,
@@ -70,7 +68,7 @@ MIXTURES = (
     ),
     entry(
         "ernie4_5_moe", "baidu/ERNIE-4.5-21B-A3B-PT", "experts, interleaved rotary embedding",
-        own_mlx="mlx-lm leaves out the router's correction of the experts' scores", moe_num_experts=4, moe_k=2,
+        mlx="it leaves out the router's correction of the experts' scores", moe_num_experts=4, moe_k=2,
         moe_intermediate_size=32, moe_num_shared_experts=1, moe_layer_start_index=1, moe_layer_end_index=2,
         moe_layer_interval=1, use_bias=False, rope_theta=500000.0, max_position_embeddings=131072,
         tie_word_embeddings=True,
@@ -101,19 +99,19 @@ MIXTURES = (
     ),
     entry(
         "deepseek_v3", "deepseek-ai/DeepSeek-V3", "latent attention with low-rank queries; YaRN in the scale too",
-        mlx=NO_POSITIONS_IN_MLX, **LATENT, q_lora_rank=32, topk_method="noaux_tc", n_group=2, topk_group=1,
+        **LATENT, q_lora_rank=32, topk_method="noaux_tc", n_group=2, topk_group=1,
         norm_topk_prob=True, routed_scaling_factor=2.5, scoring_func="sigmoid", rms_norm_eps=1e-6,
         max_position_embeddings=163840, rope_scaling={**DEEPSEEK_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
     ),
     entry(
         "glm4_moe_lite", "zai-org/GLM-4.7-Flash", "latent attention, interleaved rotary embedding",
-        mlx=NO_POSITIONS_IN_MLX, **LATENT, q_lora_rank=32, topk_method="noaux_tc", n_group=1, topk_group=1,
+        **LATENT, q_lora_rank=32, topk_method="noaux_tc", n_group=1, topk_group=1,
         norm_topk_prob=True, routed_scaling_factor=1.8, scoring_func="sigmoid", rope_theta=1000000,
         rope_interleave=True, max_position_embeddings=202752, rope_scaling=None,
     ),
     entry(
         "longcat_flash", "meituan-longcat/LongCat-Flash-Chat", "two latent attentions in each layer",
-        own_mlx=OTHER_NAMES, mlx=NO_POSITIONS_IN_MLX, num_layers=2, ffn_hidden_size=96, expert_ffn_hidden_size=32,
+        own_mlx=OTHER_NAMES, num_layers=2, ffn_hidden_size=96, expert_ffn_hidden_size=32,
         moe_topk=2, n_routed_experts=4, zero_expert_num=2, zero_expert_type="identity", q_lora_rank=32,
         kv_lora_rank=32, qk_rope_head_dim=16, qk_nope_head_dim=24, v_head_dim=20, num_key_value_heads=4,
         mla_scale_q_lora=True, mla_scale_kv_lora=True, attention_method="MLA", routed_scaling_factor=6.0,

@@ -39,6 +39,10 @@ PLAIN = (
         sliding_window=131072, max_window_layers=28,
     ),
     entry(
+        "qwen2-window", "an option of transformers", "sliding window in the later layers",
+        rope_theta=1e6, rms_norm_eps=1e-6, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1,
+    ),
+    entry(
         "qwen2-yarn", "Qwen/QwQ-32B", "YaRN, factor 4, as its model card switches it on",
         max_position_embeddings=131072, rope_theta=1e6, use_sliding_window=False, sliding_window=32768,
         max_window_layers=64, rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},

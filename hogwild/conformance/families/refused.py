@@ -13,7 +13,6 @@ from hogwild.conformance.families.entry import (
     LLAMA3,
     LONG,
     NO_INTERFACE,
-    NO_POSITIONS_IN_MLX,
     NOT_IN_MLX_LM,
     OTHER_NAMES,
     POSITION_IN_INPUT,
@@ -25,8 +24,8 @@ from hogwild.conformance.families.entry import (
 REFUSED = (
     entry(
         "gpt2", "openai-community/gpt2", "learned positions",
-        own_mlx=OTHER_NAMES, cuda=POSITION_IN_INPUT, mlx="its values change with the position", n_embd=64, n_head=4,
-        n_layer=3, n_positions=1024, n_ctx=1024, layer_norm_epsilon=1e-5,
+        own_mlx=OTHER_NAMES, cuda=POSITION_IN_INPUT, mlx=POSITION_IN_INPUT, n_embd=64, n_head=4,
+        n_layer=3, activation_function="gelu_new", n_positions=1024, n_ctx=1024, layer_norm_epsilon=1e-5,
     ),
     entry(
         "opt", "facebook/opt-125m", "learned positions",
@@ -39,12 +38,12 @@ REFUSED = (
     ),
     entry(
         "llama-dynamic", "an option of transformers", "dynamic NTK: frequencies change with the length",
-        cuda="frequencies change with the length", mlx=NO_POSITIONS_IN_MLX, rope_scaling={"type": "dynamic",
+        both="frequencies change with the length", rope_scaling={"type": "dynamic",
         "factor": 2.0},
     ),
     entry(
         "internlm3", "internlm/internlm3-8b-instruct", "dynamic NTK: frequencies change with the length",
-        cuda="frequencies change with the length", mlx=NO_POSITIONS_IN_MLX, head_dim=16, rope_theta=50000000,
+        both="frequencies change with the length", head_dim=16, rope_theta=50000000,
         max_position_embeddings=32768, bias=False, qkv_bias=False, rope_scaling={"factor": 6.0,
         "rope_type": "dynamic"},
     ),
@@ -123,14 +122,14 @@ REFUSED = (
     entry(
         "gptj", "EleutherAI/gpt-j-6b", "its code does not ask for attention in transformers' way",
         cuda=NO_INTERFACE, n_embd=64, n_head=4, n_layer=3, n_inner=256, rotary_dim=8, n_positions=2048,
-        layer_norm_epsilon=1e-5,
+        activation_function="gelu_new", layer_norm_epsilon=1e-5,
     ),
     entry(
         "deepseek_v32", "deepseek-ai/DeepSeek-V3.2-Exp", "an indexer chooses the keys of each query",
-        cuda="layers of type 'indexed_attention'", mlx=NO_POSITIONS_IN_MLX, **LATENT, q_lora_rank=32, n_group=2,
-        topk_group=1, topk_method="noaux_tc", scoring_func="sigmoid", norm_topk_prob=True, index_topk=16,
-        index_head_dim=16, index_n_heads=4, routed_scaling_factor=2.5, max_position_embeddings=163840,
-        rope_scaling={**DEEPSEEK_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+        cuda="layers of type 'indexed_attention'", mlx="an indexer chooses the keys of each query",
+        **LATENT, q_lora_rank=32, n_group=2, topk_group=1, topk_method="noaux_tc", scoring_func="sigmoid",
+        norm_topk_prob=True, index_topk=16, index_head_dim=16, index_n_heads=4, routed_scaling_factor=2.5,
+        max_position_embeddings=163840, rope_scaling={**DEEPSEEK_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
     ),
     entry(
         "qwen3_5_text", "Qwen/Qwen3.5-9B (its text part)", "linear attention in three of four layers",

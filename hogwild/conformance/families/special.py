@@ -6,11 +6,9 @@ from hogwild.conformance.families.entry import (
     FULL,
     LLAMA3,
     NOT_IN_MLX_LM,
-    OTHER_GELU,
     OTHER_NAMES,
     SLIDING,
     WINDOW,
-    WINDOW_IN_MLX,
     entry,
 )
 
@@ -22,7 +20,7 @@ SPECIAL = (
     ),
     entry(
         "phi3", "microsoft/Phi-3-mini-4k-instruct", "one matrix for q, k, v; sliding window",
-        mlx=WINDOW_IN_MLX, num_key_value_heads=4, sliding_window=WINDOW, original_max_position_embeddings=4096,
+        num_key_value_heads=4, sliding_window=WINDOW, original_max_position_embeddings=4096,
         rope_scaling=None,
     ),
     entry(
@@ -32,7 +30,7 @@ SPECIAL = (
     ),
     entry(
         "glm", "zai-org/glm-4-9b-chat-hf", "half of each head turns, interleaved",
-        mlx="mlx-lm turns 16 features of each head, its config states 8", head_dim=16, partial_rotary_factor=0.5,
+        head_dim=16, partial_rotary_factor=0.5,
         attention_bias=True, max_position_embeddings=131072, rms_norm_eps=1.5625e-7,
     ),
     entry(
@@ -41,7 +39,7 @@ SPECIAL = (
     ),
     entry(
         "gpt_neox", "EleutherAI/pythia-160m", "a quarter of each head turns; one matrix for q, k, v",
-        own_mlx=OTHER_GELU, rotary_pct=0.25, rotary_emb_base=10000, use_parallel_residual=True, hidden_act="gelu",
+        rotary_pct=0.25, rotary_emb_base=10000, use_parallel_residual=True, hidden_act="gelu",
         intermediate_size=256, layer_norm_eps=1e-5, max_position_embeddings=2048, num_key_value_heads=4,
         attention_bias=True,
     ),
@@ -56,7 +54,7 @@ SPECIAL = (
     ),
     entry(
         "starcoder2", "bigcode/starcoder2-7b", "biases, layer norms, sliding window",
-        mlx=WINDOW_IN_MLX, use_bias=True, hidden_act="gelu_pytorch_tanh", norm_epsilon=1e-5, norm_type="layer_norm",
+        use_bias=True, hidden_act="gelu_pytorch_tanh", norm_epsilon=1e-5, norm_type="layer_norm",
         rope_theta=1000000.0, max_position_embeddings=16384, sliding_window=WINDOW, tie_word_embeddings=True,
     ),
     entry(

@@ -103,10 +103,11 @@ class KernelReader:
         window: int | None,
         scale: float,
         sinks: mx.array | None,
+        softcap: float | None = None,
     ) -> mx.array:
         """`queries [T, H, 1, Dk]`, one layer's pool `[kv_heads, slots, D]`; returns `[T, H, 1, Dv]`."""
         attended = self.attend_all(
-            queries[:, :, 0], keys, values, rotary=rotary, window=window, scale=scale, sinks=sinks
+            queries[:, :, 0], keys, values, rotary=rotary, window=window, scale=scale, sinks=sinks, softcap=softcap
         )
         return attended.output[:, :, None]
 
