@@ -11,6 +11,7 @@ prompt.link(alice)                                         # publish
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 
 from hogwild.backends.base import Backend, ForwardResult
 from hogwild.core.blocks import Block, IntArray, Pages
-from hogwild.core.plan import ForwardPlan, Planner, Row
+from hogwild.core.plan import ForwardPlan, Planner, Row, build_plan
 from hogwild.core.pool import PAGE_SIZE, PagePool
+from hogwild.core.shares import Columns, block_columns, mean_over_rows, slot_columns
 from hogwild.errors import LayoutError, OptionError, PromptError, TokenError
 
 PREFILL_CHUNK = 512
@@ -102,6 +104,45 @@ class SharedCache:
             self.pool.shrink_to(capacity)
             raise
 
+    def attention_shares(
+        self, rows: Sequence[Row], columns: Columns | None = None, *, by_head: bool = False
+    ) -> NDArray[np.float64]:
+        """Whom the tokens of a pass that is done attend to: `[layers, R, K]`, mean of a row's tokens and of all heads.
+
+        by_head: `[layers, heads, R, K]`.
+
+        A share is the sum of the softmax weights of a column's keys. Shares of a row add up to 1, or to less where the
+        model has learned sinks, which take the rest; they are NaN for a row that brings no token. Layers come in the
+        order in which the model computes them.
+
+        columns: what is told apart. For each block its column, from 0 on, or an array with a column for each of its
+        keys: `{block: np.arange(len(block))}` gives a share for each token. None: the blocks of all views, in the order
+        in which they are first named.
+
+        `rows` are those of `forward`, given again while their tokens are the last ones of their own blocks. The model
+        runs once more over these tokens, by the plain attention, and writes nothing: no bit that comes later changes.
+
+        Raises `LayoutError` for tokens that do not stand there, for a block without a column, and where one key would
+        have two columns.
+        """
+        return self.attention_shares_of_groups([rows], columns, by_head=by_head)
+
+    def attention_shares_of_groups(
+        self, groups: Sequence[Sequence[Row]], columns: Columns | None = None, *, by_head: bool = False
+    ) -> NDArray[np.float64]:
+        """The same for the groups of `forward_groups`; R counts the rows of all groups, in order."""
+        rows = [row for group in groups for row in group]
+        self._check_owner()
+        self._check_blocks(dict.fromkeys(block for row in rows for block in row.view))
+        _check_stored(rows)
+        table = slot_columns(rows, block_columns(rows) if columns is None else columns, self.pool.num_slots)
+        silent = [[replace(row, logits="none") for row in group] for group in groups]
+        written = [[row.own.slots[len(row.own) - len(row.token_ids) :] for row in group] for group in groups]
+        plan = build_plan(silent, self.pool.num_slots, written)
+        of_layers = self.backend.attention_shares(plan, table, int(table.max()) + 1)
+        of_layers = of_layers if by_head else tuple(shares.mean(axis=0) for shares in of_layers)
+        return mean_over_rows(np.stack(of_layers), rows)
+
     def to_numpy(self, result: ForwardResult) -> NDArray[np.float32]:
         """The logits of a pass, `[n, V]` float32."""
         return self.backend.to_numpy(result.logits)
@@ -169,4 +210,17 @@ class SharedCache:
                 expected=f"at most {limit} tokens",
                 got=f"{length} tokens",
                 remedy="shorten the prompt, or use a model with a longer context",
+            )
+
+
+def _check_stored(rows: Sequence[Row]) -> None:
+    if not any(row.token_ids for row in rows):
+        raise PromptError("no row has a token that could attend", expected="at least one token in one row", got="none")
+    for row in rows:
+        last = row.own.token_ids[max(0, len(row.own) - len(row.token_ids)) :]
+        if last.tolist() != list(row.token_ids):
+            raise LayoutError(
+                f"the row's tokens are not the last ones of block {row.own.name!r}",
+                expected="the rows of a pass that is done, before anything else is appended, cut or published",
+                remedy="measure right after the pass",
             )

@@ -15,6 +15,7 @@ from hogwild.core.layout import layout_to_dict
 from hogwild.core.options import SessionOptions
 from hogwild.core.sampling import SampleResult
 from hogwild.core.session import Feed, Session
+from hogwild.core.shares import SHARED, session_columns
 from hogwild.model import Model
 from hogwild.prompts import DEFAULT_STYLE, PromptScript, PromptStyle, find_style
 
@@ -62,7 +63,9 @@ class Engine:
         fed = [(session, feeds) for session in self._sessions if (feeds := session.feeds())]
         if fed:
             fed, sampled = self._run(fed)
-            _commit(fed, sampled, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._measure_attention(fed)
+            _commit(fed, sampled, seconds)
         events = [event for session in self._sessions for event in session.drain()]
         for session in self._sessions:
             if session.ended:
@@ -106,6 +109,29 @@ class Engine:
         except BaseException:
             _roll_back(fed)
             raise
+
+    def _measure_attention(self, fed: Sequence[Fed]) -> None:
+        """Tell the sessions that want to know whom their workers attended to in the pass that was run."""
+        asking = [(session, [feed for feed in feeds if feed.worker]) for session, feeds in fed]
+        asking = [(session, feeds) for session, feeds in asking if feeds and session.measures_attention]
+        if not asking:
+            return
+        columns = {
+            block: column
+            for session, _ in asking
+            for block, column in session_columns(session.blocks, session.workers).items()
+        }
+        try:
+            shares = self.cache.attention_shares_of_groups(
+                [[feed.row for feed in feeds] for _, feeds in asking], columns
+            )
+        except BaseException:
+            _roll_back(fed)
+            raise
+        for session, feeds in asking:
+            num_columns = len(session.workers) + len(SHARED)
+            session.note_attention(feeds, shares[:, : len(feeds), :num_columns])
+            shares = shares[:, len(feeds) :]
 
     def _stop_culprits(self, fed: Sequence[Fed], sampled: SampleResult) -> None:
         """Find, alone, which of the rows without finite logits are to blame: others may only have read them."""

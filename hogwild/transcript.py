@@ -205,6 +205,11 @@ class Transcript:
         self.cache_tokens, self.separate_tokens = event.cache_tokens, event.separate_tokens
 
     @_take.register
+    def _(self, event: ev.AttentionMeasured) -> None:
+        for worker in event.workers:
+            self._worker(event, worker)
+
+    @_take.register
     def _(self, event: ev.BudgetReached) -> None:
         self.budgets.append(event)
 

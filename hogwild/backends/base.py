@@ -123,6 +123,20 @@ class Backend(Protocol):
         """K `[n, kv_heads, Dk]` and V `[n, kv_heads, Dv]` of some slots, in float32 (float64 if stored so)."""
         ...
 
+    def attention_shares(
+        self, plan: ForwardPlan, columns: NDArray[np.int64], num_columns: int
+    ) -> tuple[NDArray[np.floating[Any]], ...]:
+        """How the attention of tokens that are stored already divides over columns: for each layer `[heads, T, K]`.
+
+        The model runs once more over the plan, by the plain attention, and writes nothing: no bit of anything that
+        comes later changes. A token's shares are the softmax weights of the keys that it sees, added up by column; they
+        add up to 1, or less where the model has learned sinks, which take the rest. float32; float64 if the model
+        computes so. Layers come in the order in which the model computes them.
+
+        columns: `[num_slots]` the column of the key in each slot, 0 to K - 1, or -1 for none.
+        """
+        ...
+
     def close(self) -> None:
         """Free the pool and the weights. The backend cannot be used afterwards."""
         ...

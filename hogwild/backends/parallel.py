@@ -139,6 +139,14 @@ class Leader:
         keys, values = zip(*self._channel.gather(self._backend.read_kv(layer, slots)), strict=True)
         return np.concatenate(keys, axis=1), np.concatenate(values, axis=1)
 
+    def attention_shares(
+        self, plan: ForwardPlan, columns: NDArray[np.int64], num_columns: int
+    ) -> tuple[NDArray[np.floating[Any]], ...]:
+        """For each layer `[heads, T, K]`: the heads of all ranks, in their order."""
+        self._channel.broadcast(("attention_shares", plan, columns, num_columns))
+        parts = self._channel.gather(self._backend.attention_shares(plan, columns, num_columns))
+        return tuple(np.concatenate(layer) for layer in zip(*parts, strict=True))
+
     def close(self) -> None:
         """Free all parts; the other ranks then wait for another model."""
         self._channel.broadcast(("close",))
@@ -155,6 +163,8 @@ def _obey(backend: Backend, channel: Channel) -> None:
                 channel.finish(backend.forward(plan, hidden_states=hidden_states))
             case ("read_kv", layer, slots):
                 channel.gather(backend.read_kv(layer, slots))
+            case ("attention_shares", plan, columns, num_columns):
+                channel.gather(backend.attention_shares(plan, columns, num_columns))
             case _:
                 backend.close()
                 return

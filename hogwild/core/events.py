@@ -130,6 +130,19 @@ class PassDone(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionMeasured(Event):
+    """Whom the workers attended to in a pass; it comes before what else the pass brought.
+
+    workers: who reads. columns: what is read: the workers' names, by index, then `hogwild.core.shares.SHARED`.
+    shares: `[layer][reader][column]`, mean of all heads; see `SharedCache.attention_shares`.
+    """
+
+    workers: tuple[int, ...]
+    columns: tuple[str, ...]
+    shares: tuple[tuple[tuple[float, ...], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BudgetReached(Event):
     """The state after exactly `budget` passes: the answer so far, if any, and the tokens sampled by each worker."""
 
@@ -158,6 +171,7 @@ KINDS: Mapping[str, type[Event]] = {
     "answer": AnswerGiven,
     "worker_ended": WorkerEnded,
     "pass": PassDone,
+    "attention": AttentionMeasured,
     "budget": BudgetReached,
     "session_ended": SessionEnded,
 }

@@ -31,6 +31,8 @@ class SessionOptions:
         finisher_tokens: most tokens of a forced final answer; 0: no finisher.
         step_order: "with_step" publishes the token that ended a step with it; "next_step" is the reference's order, in
             which that token opens the next step.
+        attention_every: in every so many-th pass it is measured whom the workers attend to, see `SharedCache.
+            attention_shares`; 0: never. Nothing else of the session changes.
         seed: of the session; worker w draws from (seed, w).
         sampling: for all workers, or one entry for each.
     """
@@ -45,6 +47,7 @@ class SessionOptions:
     budgets: tuple[int, ...] = ()
     finisher_tokens: int = 16
     step_order: StepOrder = "with_step"
+    attention_every: int = 0
     seed: int = 0
     sampling: SamplingParams | tuple[SamplingParams, ...] = field(default_factory=SamplingParams)
 
@@ -52,7 +55,7 @@ class SessionOptions:
         _at_least("num_workers", self.num_workers, 1)
         for name in ("max_passes", "max_tokens", "max_step_tokens"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("check_every", "finisher_tokens", "seed"):
+        for name in ("check_every", "finisher_tokens", "attention_every", "seed"):
             _at_least(name, getattr(self, name), 0)
         if self.num_workers > MAX_WORKERS:
             raise OptionError("too many workers", expected=f"at most {MAX_WORKERS}", got=str(self.num_workers))

@@ -35,6 +35,11 @@ class Quantized:
     codes: NDArray[np.int8]
     scales: NDArray[np.float32]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the vectors, `[.., D]`."""
+        return self.codes.shape
+
     def __getitem__(self, index: _Index) -> NDArray[np.float32]:
         """Some vectors as numbers, `[.., D]`; `index` counts vectors, not features."""
         return dequantize(Quantized(self.codes[index], self.scales[index]))

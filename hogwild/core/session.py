@@ -10,6 +10,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hogwild.core import events as ev
 from hogwild.core.admission import worker_pages
 from hogwild.core.blocks import Block
@@ -21,6 +24,7 @@ from hogwild.core.pool import Reservation
 from hogwild.core.sampling import SampleRequest
 from hogwild.core.script import Codec, Script
 from hogwild.core.session_blocks import SessionBlocks
+from hogwild.core.shares import SHARED, shares_of_workers
 from hogwild.core.steps import ends_step
 from hogwild.core.worker import Worker, worker_key
 from hogwild.errors import OptionError
@@ -114,6 +118,24 @@ class Session:
             self._conclude_if_ready(self._conclusion)
         elif decoding:
             self._end_pass(seconds, sum(len(feed.row.token_ids) for feed in feeds))
+
+    @property
+    def measures_attention(self) -> bool:
+        """Whether it wants to know whom the workers attend to in the next pass."""
+        every = self.options.attention_every
+        return every > 0 and (self.pass_index + 1) % every == 0
+
+    def note_attention(self, feeds: Sequence[Feed], shares: NDArray[np.float64]) -> None:
+        """Take the shares `[layers, R, K]` of some workers' feeds, between a pass and its `commit`."""
+        readers, of_layers = shares_of_workers([(feed.worker, feed.row) for feed in feeds if feed.worker], shares)
+        measured = ev.AttentionMeasured(
+            session=self.index,
+            pass_index=self.pass_index + 1,
+            workers=readers,
+            columns=(*(worker.name for worker in self.workers), *SHARED),
+            shares=of_layers,
+        )
+        self._events.append(measured)
 
     def drain(self) -> list[ev.Event]:
         """The events since the last call, in order."""
@@ -339,7 +361,7 @@ class Session:
     def _publish(self, worker: Worker) -> None:
         assert worker.closing is not None
         num_tokens = len(worker.closing)
-        self.blocks.common.link(worker.closing)
+        self.blocks.publish(worker.index, worker.closing)
         worker.closing = None
         self._emit(ev.StepPublished, worker=worker.index, step=worker.closing_step, num_tokens=num_tokens)
 

@@ -31,11 +31,16 @@ class Prefill:
 
 
 class SessionBlocks:
-    """Makes, finds and releases the blocks of a session."""
+    """Makes, finds and releases the blocks of a session.
+
+    Attributes:
+        published: worker and number of tokens of each step at the end of `common`, in order.
+    """
 
     def __init__(self, layout: Layout, script: Script, pages: Pages, prompt_ids: list[int]) -> None:
         self.layout = layout
         self.common = Block(pages, "common")
+        self.published: list[tuple[int, int]] = []
         self._script = script
         self._pages = pages
         self._named: dict[BlockRef, Block] = {}
@@ -89,6 +94,16 @@ class SessionBlocks:
             elif ref.worker in by_index:
                 blocks.append(by_index[ref.worker].own)
         return tuple(blocks)
+
+    def publish(self, worker: int, step: Block) -> None:
+        """Move a worker's step to the end of `common`."""
+        self.published.append((worker, len(step)))
+        self.common.link(step)
+
+    @property
+    def texts(self) -> tuple[Block, ...]:
+        """Texts and labels that views may hold."""
+        return tuple(self._named.values())
 
     def num_text_tokens(self) -> int:
         """Tokens stored in texts and labels."""

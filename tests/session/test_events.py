@@ -17,7 +17,11 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
+_TUPLES = st.floats(allow_nan=False)
+for _ in range(3):
+    _TUPLES = st.lists(_TUPLES, max_size=2).map(tuple)
 FIELDS = {
+    "shares": _TUPLES,
     "options": st.dictionaries(st.text(), JSON_VALUES, max_size=3),
     "usage": st.lists(st.dictionaries(st.text(), st.integers(), max_size=3), max_size=3).map(tuple),
 }

@@ -23,7 +23,6 @@ from hogwild.backends.cuda.angles import AngleTables, turn
 from hogwild.backends.cuda.columns import TILE
 from hogwild.backends.cuda.device_plan import Chunk, DevicePlan, GroupReader
 from hogwild.backends.cuda.masks import PROBE_NAME, register_probe_mask
-from hogwild.backends.cuda.pool import KVPool
 from hogwild.backends.cuda.stored import Stored
 from hogwild.backends.cuda.workspace import Workspace
 from hogwild.core.rotary import NO_ROTARY
@@ -78,12 +77,19 @@ def _attention(
     return current.attend(module, query, key, value, attention_mask, options), None
 
 
+class Pool(Protocol):
+    """What a pass writes and reads, see `KVPool`."""
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None: ...
+    def stored(self, layer: int) -> tuple[Stored, Stored]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SharedPass:
     """One pass over the pool by a plan."""
 
     plan: DevicePlan
-    pool: KVPool
+    pool: Pool
     layers: Sequence[LayerSpec]
     tables: AngleTables
     workspace: Workspace = field(default_factory=Workspace)

@@ -26,6 +26,7 @@ from hogwild.backends.cuda.loading import load_model, quiet
 from hogwild.backends.cuda.pool import KVPool
 from hogwild.backends.cuda.sampling import sample
 from hogwild.backends.cuda.self_check import check_against_plain
+from hogwild.backends.cuda.shares import Measuring
 from hogwild.backends.cuda.workspace import Workspace
 from hogwild.backends.options import LoadOptions
 from hogwild.backends.parallel import follow, lead
@@ -159,6 +160,16 @@ class TorchBackend:
         keys, values = self.pool.read(layer, index)
         return keys.to(wide).cpu().numpy(), values.to(wide).cpu().numpy()
 
+    @torch.inference_mode()
+    def attention_shares(
+        self, plan: ForwardPlan, columns: NDArray[np.int64], num_columns: int
+    ) -> tuple[NDArray[np.floating[Any]], ...]:
+        """How attention divides over columns, for each layer `[heads, T, K]`; writes nothing."""
+        reading = self._plain_pass(plan)
+        measuring = Measuring(reading, columns, num_columns)
+        self._run(reading.plan.token_ids, reading.plan.positions, measuring, reading.plan.logit_tokens)
+        return tuple(shares.cpu().numpy() for shares in measuring.shares)
+
     def close(self) -> None:
         """Free the pool and the weights."""
         del self.model, self.pool, self._decoder_layers, self._tables, self._workspace
@@ -187,10 +198,13 @@ class TorchBackend:
             self._kernels.load(plan)
             wanted = self._tables.to_device(plan.logit_tokens)
             return self._run(self._kernels.token_ids, self._kernels.positions, self._kernels.start(), wanted)
+        current = self._plain_pass(plan)
+        return self._run(current.plan.token_ids, current.plan.positions, current, current.plan.logit_tokens)
+
+    def _plain_pass(self, plan: ForwardPlan) -> SharedPass:
         key_dim = max(layer.key_dim for layer in self._spec.layers)
         ready = to_device_plan(plan, self._spec.num_heads, key_dim, self._tables)
-        current = SharedPass(ready, self.pool, self._spec.layers, self._tables, self._workspace)
-        return self._run(ready.token_ids, ready.positions, current, ready.logit_tokens)
+        return SharedPass(ready, self.pool, self._spec.layers, self._tables, self._workspace)
 
     def _run_loaded(self) -> Tensor:
         """Logits `[T, V]` of the pass that the kernels have loaded, filling included; device operations only."""

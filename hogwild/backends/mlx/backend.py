@@ -21,6 +21,7 @@ from hogwild.backends.mlx.pool import KVPool
 from hogwild.backends.mlx.probe import Certificate, certify
 from hogwild.backends.mlx.sampling import sample
 from hogwild.backends.mlx.self_check import check_against_operations, check_against_plain
+from hogwild.backends.mlx.shares import measure
 from hogwild.backends.mlx.weights import load_weights, lookup_bytes, weight_bytes
 from hogwild.backends.options import LoadOptions
 from hogwild.backends.parallel import follow, lead
@@ -162,6 +163,13 @@ class MlxBackend:
         """K and V of some slots in float32."""
         with mx.stream(self._device):
             return self._pool.read(layer, np.asarray(slots, dtype=np.int64))
+
+    def attention_shares(
+        self, plan: ForwardPlan, columns: NDArray[np.int64], num_columns: int
+    ) -> tuple[NDArray[np.floating[Any]], ...]:
+        """How attention divides over columns, for each layer `[heads, T, K]`; writes nothing."""
+        with mx.stream(self._device):
+            return measure(self._runner, plan, self._pool, columns, num_columns)
 
     def close(self) -> None:
         """Free the pool and the weights, and give mlx-lm's modules their own attention back."""

@@ -84,9 +84,10 @@ class PassRunner:
         self._num_heads, self._tables = num_heads, tables
         self._caches, self._ends = replace_caches(model, LayerCache, latent)
 
-    def run(self, plan: ForwardPlan, pool: KVPool) -> mx.array:
-        """Logits `[T, V]`, not evaluated; so are the pool's arrays."""
-        reader = self._reader(plan, pool) if self.kernels is None else self.kernels.reader(plan)
+    def run(self, plan: ForwardPlan, pool: KVPool, reader: Reader | None = None) -> mx.array:
+        """Logits `[T, V]`, not evaluated; so are the pool's arrays. reader: what attends, if not what always does."""
+        if reader is None:
+            reader = self.plain_reader(plan, pool) if self.kernels is None else self.kernels.reader(plan)
         offset = mx.array(plan.positions.astype(np.int32))
         write = SlotRows(plan.write_slots, pool.num_slots)
         for index, (end, spec) in enumerate(zip(self._ends, self._layers, strict=True)):
@@ -97,7 +98,8 @@ class PassRunner:
             end.forget()
         return logits[:, 0]
 
-    def _reader(self, plan: ForwardPlan, pool: KVPool) -> PassReader:
+    def plain_reader(self, plan: ForwardPlan, pool: KVPool) -> PassReader:
+        """Attention over the pool by MLX's operations."""
         head_dim = max(layer.key_dim for layer in self._layers)
         return PassReader(plan, self._tables, self._num_heads, head_dim, pool.num_slots)
 

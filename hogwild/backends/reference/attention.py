@@ -40,8 +40,8 @@ class PassReader:
         self._chunks = [chunk for group in groups for chunk in group.chunks(num_heads, head_dim, dtype)]
 
     def attend(self, queries: Array, keys: Stored, values: Stored, window: int | None) -> Array:
-        """`queries [T, kv_heads, G, D]`, scaled, and one layer's pool `[kv_heads, slots, D]`; as `queries`."""
-        outputs = np.empty_like(queries)
+        """`queries [T, kv_heads, G, D]`, scaled, and one layer's pool `[kv_heads, slots, D or Dv]`: `[.., G, Dv]`."""
+        outputs = np.empty((*queries.shape[:-1], values.shape[-1]), queries.dtype)
         for chunk in self._chunks:
             outputs[chunk.tokens] = chunk.attend(queries[chunk.tokens], keys, values, window)
         return outputs
@@ -83,7 +83,7 @@ class _Chunk:
         self._hidden: dict[int | None, NDArray[np.bool_]] = {}
 
     def attend(self, queries: Array, keys: Stored, values: Stored, window: int | None) -> Array:
-        """`queries [t, kv_heads, G, D]`; returns the same shape."""
+        """`queries [t, kv_heads, G, D]`; returns `[t, kv_heads, G, Dv]`."""
         t, kv_heads, group_size, _ = queries.shape
         by_head = np.ascontiguousarray(queries.transpose(1, 0, 2, 3))
         scores = self._scores(by_head, self._group.read(keys))
@@ -91,7 +91,7 @@ class _Chunk:
         np.copyto(scores.reshape(kv_heads, t, group_size, -1), -np.inf, where=hidden[:, None])
         weights = _softmax(scores)
         parts = self._group.read(values)
-        mixed = _mix(weights, parts).reshape(by_head.shape)
+        mixed = _mix(weights, parts).reshape(*by_head.shape[:-1], -1)
         if np.isnan(mixed).any():
             mixed = _without_unseen(weights, parts, hidden, mixed)
         return mixed.transpose(1, 0, 2, 3)

@@ -13,6 +13,7 @@ from hogwild.backends.base import BackendInfo, ForwardResult, LayerSpec, ModelSp
 from hogwild.backends.reference.model import Decoder
 from hogwild.backends.reference.pool import KVPool
 from hogwild.backends.reference.sampling import sample
+from hogwild.backends.reference.shares import measure
 from hogwild.backends.reference.weights import Model, pair_order
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.sampling import SampleRequest, SampleResult
@@ -87,7 +88,7 @@ class ReferenceBackend:
         outputs: list[Array] | None = [] if hidden_states else None
         # exp(-gate) may overflow to infinity, which is right; NaN is reported by `sample`.
         with np.errstate(over="ignore", invalid="ignore"):
-            logits = self._decoder(plan, self._pool, outputs)
+            logits = self._decoder(plan, self._pool, self._decoder.reader(plan), outputs)
         return ForwardResult(logits, None if outputs is None else tuple(x.astype(np.float64) for x in outputs))
 
     def sample(self, logits: Array, requests: Sequence[SampleRequest]) -> SampleResult:
@@ -103,6 +104,12 @@ class ReferenceBackend:
         index = np.asarray(slots, dtype=np.int64)
         keys, values = (pool[layer][:, index].transpose(1, 0, 2) for pool in (self._pool.keys, self._pool.values))
         return keys[..., self._feature_order], values
+
+    def attention_shares(self, plan: ForwardPlan, columns: NDArray[np.int64], num_columns: int) -> tuple[Array, ...]:
+        """How attention divides over columns, for each layer `[heads, T, K]` in the backend's dtype; writes nothing."""
+        assert self._decoder is not None, "the backend is closed"
+        with np.errstate(over="ignore", invalid="ignore"):
+            return measure(self._decoder, plan, self._pool, columns, num_columns)
 
     def close(self) -> None:
         """Free the pool and the weights."""

@@ -6,19 +6,34 @@ arXiv 2305.13245. Names follow transformers' checkpoints.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hogwild.backends.reference.attention import PassReader, turned
-from hogwild.backends.reference.pool import KVPool
+from hogwild.backends.reference.pool import Stored
 from hogwild.backends.reference.weights import Layer, Model
 from hogwild.core.blocks import IntArray
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.rotary import OffsetTable, exact_angles
 
 Array = NDArray[Any]
+
+
+class Pool(Protocol):
+    """Keys and values of each layer, see `hogwild.backends.reference.pool`."""
+
+    keys: list[Stored]
+    values: list[Stored]
+
+    def write(self, layer: int, slots: IntArray, keys: Array, values: Array) -> None: ...
+
+
+class Reader(Protocol):
+    """What attends in a pass, see `PassReader`."""
+
+    def attend(self, queries: Array, keys: Stored, values: Stored, window: int | None) -> Array: ...
 
 
 class Decoder:
@@ -29,10 +44,14 @@ class Decoder:
         self._complex = np.result_type(model.dtype, np.complex64)
         self._table = OffsetTable(model.config.rotary) if model.dtype == np.float32 else None
 
-    def __call__(self, plan: ForwardPlan, pool: KVPool, outputs: list[Array] | None = None) -> Array:
+    def reader(self, plan: ForwardPlan) -> PassReader:
+        """Attention over the pool by a plan."""
+        config = self.model.config
+        return PassReader(plan, self.turns, config.num_heads, config.head_dim, self.model.dtype)
+
+    def __call__(self, plan: ForwardPlan, pool: Pool, reader: Reader, outputs: list[Array] | None = None) -> Array:
         """Logits `[L, V]` of the plan's logit tokens; each layer's output `[T, hidden_size]` is added to `outputs`."""
         config = self.model.config
-        reader = PassReader(plan, self.turns, config.num_heads, config.head_dim, self.model.dtype)
         rotary = (self._angles(plan.positions) * config.rotary.factor).astype(self._complex)[:, None]
         hidden = self.model.embedding[plan.token_ids]
         for index, layer in enumerate(self.model.layers):
@@ -59,8 +78,8 @@ class Decoder:
         layer: Layer,
         hidden: Array,
         write_slots: IntArray,
-        pool: KVPool,
-        reader: PassReader,
+        pool: Pool,
+        reader: Reader,
         rotary: Array,
     ) -> Array:
         """`[T, hidden_size]`: all new keys and values are written first, then every token reads."""
