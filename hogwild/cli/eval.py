@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -15,27 +12,15 @@ from hogwild.backends.options import LoadOptions
 from hogwild.backends.registry import find_backend
 from hogwild.bench.options import read_sizes
 from hogwild.cli import eval_flags, flags
-from hogwild.cli.app import INTERRUPTED
-from hogwild.cli.console import remark
-from hogwild.cli.environment import model_facts, versions
-from hogwild.cli.eval_progress import Progress
-from hogwild.cli.generate import load_model
-from hogwild.cli.run import Interrupt
+from hogwild.cli.eval_run import How, new_engine, run, run_on_ray
 from hogwild.core.sampling import SamplingParams
-from hogwild.engine import Engine
 from hogwild.errors import OptionError
-from hogwild.eval.evaluation import Study, evaluate, open_folder
-from hogwild.eval.ledger import WriteError
+from hogwild.eval.evaluation import Study
 from hogwild.eval.methods import METHODS, find_methods
-from hogwild.eval.options import CHECK_EVERY, EvalOptions, Shard
-from hogwild.eval.scoring.scorer import Scorer
+from hogwild.eval.options import CHECK_EVERY, EvalOptions
 from hogwild.eval.tasks import TASKS, answer_tokens, find_task, load_problems
-from hogwild.model import Model
 from hogwild.prompts import DEFAULT_STYLE, find_style
 
-FAILED = 1
-MakeEngine = Callable[[], Engine]
-StudyWith = Callable[[SamplingParams], Study]
 HELP = "\n\n".join(
     (
         "Every method works on every problem with every seed: the same model, sampling and budgets. One session gives "
@@ -91,6 +76,7 @@ def command(
     max_cache_tokens: flags.MaxCacheTokens = None,
     concurrent: eval_flags.Concurrent = 1,
     on: eval_flags.On = "local",
+    gpus_per_engine: eval_flags.GpusPerEngine = None,
     shard: eval_flags.ShardText = None,
     resume: eval_flags.Resume = True,
     traces: eval_flags.Traces = False,
@@ -123,100 +109,19 @@ def command(
     if finisher_tokens is None:
         options = dataclasses.replace(options, finisher_tokens=answer_tokens(task, problems))
     load_options = LoadOptions(dtype=dtype, device=device, attention=attention, kv_dtype=kv_dtype)
+    backend = eval_flags.check_place(on, gpus_per_engine, backend)
     find_backend(backend)
-    if on not in ("local", "ray"):
-        raise OptionError("--on is not understood", expected="local or ray", got=on)
-    make_engine = functools.partial(_engine, model, backend, load_options, cache_tokens, max_cache_tokens)
+    make_engine = functools.partial(new_engine, model, backend, load_options, cache_tokens, max_cache_tokens)
 
     def study_with(own: SamplingParams) -> Study:
         sampling = flags.choose_sampling(own, given, greedy)
         return Study(problems, asked, kinds, seed_list, dataclasses.replace(options, sampling=sampling))
 
-    go = run_on_ray if on == "ray" else run
-    code = go(make_engine, study_with, out, part, concurrent, traces)
+    how = How(out, part, concurrent, traces)
+    go = run if on == "local" else functools.partial(run_on_ray, gpus_per_engine=gpus_per_engine)
+    code = go(make_engine, study_with, how)
     if code:
         raise typer.Exit(code)
-
-
-def run(make_engine: MakeEngine, study_with: StudyWith, out: Path, shard: Shard, concurrent: int, traces: bool) -> int:
-    """Work in this process until every row is there, and say how far it came; the exit code."""
-    engine = make_engine()
-    try:
-        study = study_with(engine.model.default_sampling())
-        with Scorer() as scorer:
-            study.check(engine.model, scorer)
-            work = functools.partial(evaluate, engine, scorer=scorer, concurrent=concurrent)
-            return _work(work, study, out, (engine.model.name, facts_of(engine.model)), shard, traces)
-    finally:
-        engine.close()
-
-
-def run_on_ray(
-    make_engine: MakeEngine, study_with: StudyWith, out: Path, shard: Shard, concurrent: int, traces: bool
-) -> int:
-    """The same on a Ray cluster; engines are made there."""
-    from hogwild.eval.on_ray import RayPool, cluster_slots, import_ray
-
-    ray = import_ray()
-    ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False)
-    num_actors, num_gpus = cluster_slots(ray.nodes())
-    remark(f"starting {num_actors} engines on the Ray cluster")
-    pool = RayPool(make_engine, _facts_of_engine, num_actors=num_actors, num_gpus=num_gpus)
-    try:
-        study = study_with(pool.default_sampling())
-        work = functools.partial(pool.evaluate, concurrent=concurrent)
-        return _work(work, study, out, pool.check(study), shard, traces)
-    finally:
-        pool.close()
-        ray.shutdown()
-
-
-def _work(
-    work: Callable[..., None], study: Study, out: Path, model: tuple[str, dict[str, Any]], shard: Shard, traces: bool
-) -> int:
-    name, facts = model
-    with Interrupt() as interrupt, open_folder(out, study, name, facts, shard=shard, traces=traces) as folder:
-        asked = study.items(shard)
-        num_before = sum(item.key in folder.ledger.keys for item in asked)
-        try:
-            with Progress(len(asked), num_before) as progress:
-                work(
-                    study=study,
-                    folder=folder,
-                    shard=shard,
-                    seen=progress.count,
-                    is_stopped=lambda: interrupt.requested,
-                )
-        except WriteError as error:
-            remark(f"error: {error}")
-            return FAILED
-        except KeyboardInterrupt:
-            interrupt.requested = True
-        return _finish(folder.path, folder.ledger.num_failed, interrupt.requested)
-
-
-def _engine(model: str, backend: str, options: LoadOptions, cache_tokens: int, max_cache_tokens: int | None) -> Engine:
-    return Engine(load_model(model, backend, options), cache_tokens, max_cache_tokens)
-
-
-def _facts_of_engine(engine: Engine) -> dict[str, Any]:
-    return facts_of(engine.model)
-
-
-def _finish(path: Path, num_failed: int, is_interrupted: bool) -> int:
-    if is_interrupted:
-        remark(f"stopped; the same command goes on with {path}")
-        return INTERRUPTED
-    if num_failed:
-        remark(f"{num_failed:,} rows of {path} are failures; their reasons stand there")
-    print(path)
-    return FAILED if num_failed else 0
-
-
-def facts_of(model: Model) -> dict[str, Any]:
-    """What a row depends on besides its settings: facts of the model, and the packages that compute."""
-    used = {name: version for name, version in versions().items() if name != "hogwild" and version is not None}
-    return {**model_facts(model), "versions": used}
 
 
 def _names(text: str) -> list[str]:

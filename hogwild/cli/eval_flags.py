@@ -99,6 +99,16 @@ On = Annotated[
         metavar="[local|ray]",
     ),
 ]
+GpusPerEngine = Annotated[
+    int | None,
+    _flag(
+        _RUN,
+        "--gpus-per-engine",
+        r"With --on ray: GPUs of one node that hold a model together, cut by its heads. \[default: one, if any]",
+        show_default=False,
+        min=1,
+    ),
+]
 ShardText = Annotated[
     str | None,
     _flag(
@@ -126,6 +136,20 @@ def read_seeds(text: str) -> tuple[int, ...]:
             raise OptionError("--seeds is not understood", expected="whole numbers, as 0,1,2 or 0-4", got=repr(text))
         seeds += range(first, last + 1)
     return tuple(dict.fromkeys(seeds))
+
+
+def check_place(on: str, gpus_per_engine: int | None, backend: str) -> str:
+    """The backend, where the place fits together with it; `OptionError` where it does not."""
+    if on not in ("local", "ray"):
+        raise OptionError("--on is not understood", expected="local or ray", got=on)
+    if gpus_per_engine is not None and on == "local":
+        remedy = f"torchrun --standalone --nproc-per-node {gpus_per_engine} -m hogwild eval ..."
+        raise OptionError("--gpus-per-engine goes with --on ray", remedy=remedy)
+    if gpus_per_engine is None or gpus_per_engine == 1:
+        return backend
+    if backend not in ("auto", "cuda"):
+        raise OptionError("a model on several GPUs needs the cuda backend", expected="--backend cuda", got=backend)
+    return "cuda"
 
 
 def read_shard(text: str | None, environment: Mapping[str, str]) -> Shard:

@@ -8,8 +8,7 @@ import signal
 
 import pytest
 
-from hogwild.cli import eval as eval_command
-from hogwild.cli import eval_flags
+from hogwild.cli import eval_flags, eval_run
 from hogwild.cli.app import app
 from hogwild.errors import OptionError
 from hogwild.eval.options import Shard
@@ -24,7 +23,7 @@ SMALL = ["--task", "parallel:2", "--count", "2", "--methods", "one,combined", "-
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Runs the command with the scripted model; the exit code, what it printed, and its remarks."""
-    monkeypatch.setattr(eval_command, "load_model", lambda name, backend, options: scripted.model())
+    monkeypatch.setattr(eval_run, "load_model", lambda name, backend, options: scripted.model())
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
 
@@ -91,6 +90,8 @@ def test_own_data(command, tmp_path):
         (["--data", "no.jsonl", "--task", "gsm8k"], "cannot read no.jsonl"),
         (["--concurrent", "0"], "concurrent"),
         (["--on", "moon"], "--on is not understood; expected: local or ray"),
+        (["--gpus-per-engine", "2"], "--gpus-per-engine goes with --on ray"),
+        (["--on", "ray", "--gpus-per-engine", "2", "--backend", "mlx"], "needs the cuda backend"),
     ],
 )
 def test_misuse_is_one_line_and_leaves_nothing(command, tmp_path, arguments, message):
@@ -102,7 +103,7 @@ def test_misuse_is_one_line_and_leaves_nothing(command, tmp_path, arguments, mes
 
 
 def test_failures_are_counted_and_the_exit_code_says_so(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(eval_command, "load_model", lambda *_: scripted.model(context_size=900))
+    monkeypatch.setattr(eval_run, "load_model", lambda *_: scripted.model(context_size=900))
     code, _, remarks = command("--out", tmp_path / "run", *SMALL)
     assert code == 1
     assert "2 failed" in remarks
@@ -122,12 +123,12 @@ def test_ctrl_c_stops_between_passes_and_the_rest_follows(command, tmp_path, mon
         model.backend.forward = counted
         return model
 
-    monkeypatch.setattr(eval_command, "load_model", interrupted)
+    monkeypatch.setattr(eval_run, "load_model", interrupted)
     code, _, remarks = command("--out", tmp_path / "run", *SMALL)
     assert code == 130
     assert "the same command goes on" in remarks
     assert 0 < len(rows(tmp_path / "run")) < 4
-    monkeypatch.setattr(eval_command, "load_model", lambda *_: scripted.model(num_pieces=len(scripted.NO_ANSWER)))
+    monkeypatch.setattr(eval_run, "load_model", lambda *_: scripted.model(num_pieces=len(scripted.NO_ANSWER)))
     assert command("--out", tmp_path / "run", *SMALL)[0] == 0
     assert len({row.key for row in rows(tmp_path / "run")}) == 4
 
