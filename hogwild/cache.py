@@ -21,7 +21,7 @@ from hogwild.backends.base import Backend, ForwardResult
 from hogwild.core.blocks import Block, IntArray, Pages
 from hogwild.core.plan import ForwardPlan, Planner, Row, build_plan
 from hogwild.core.pool import PAGE_SIZE, PagePool
-from hogwild.core.shares import Columns, block_columns, mean_over_rows, slot_columns
+from hogwild.core.shares import Columns, block_columns, count_columns, mean_over_rows, slot_columns
 from hogwild.errors import LayoutError, OptionError, PromptError, TokenError
 
 PREFILL_CHUNK = 512
@@ -135,11 +135,12 @@ class SharedCache:
         self._check_owner()
         self._check_blocks(dict.fromkeys(block for row in rows for block in row.view))
         _check_stored(rows)
-        table = slot_columns(rows, block_columns(rows) if columns is None else columns, self.pool.num_slots)
+        columns = block_columns(rows) if columns is None else columns
+        table = slot_columns(rows, columns, self.pool.num_slots)
         silent = [[replace(row, logits="none") for row in group] for group in groups]
         written = [[row.own.slots[len(row.own) - len(row.token_ids) :] for row in group] for group in groups]
         plan = build_plan(silent, self.pool.num_slots, written)
-        of_layers = self.backend.attention_shares(plan, table, int(table.max()) + 1)
+        of_layers = self.backend.attention_shares(plan, table, count_columns(columns))
         of_layers = of_layers if by_head else tuple(shares.mean(axis=0) for shares in of_layers)
         return mean_over_rows(np.stack(of_layers), rows)
 

@@ -62,6 +62,7 @@ class Transcript:
         prompt_seconds: the time that reading `num_prefilled` tokens of prompt and texts took.
         num_passes: decoding passes; seconds: the sum of their times.
         cache_tokens: K/V rows that the session held in the last pass; separate_tokens: rows in caches of one's own.
+        attention: whom the workers attended to, in each pass in which it was measured.
         answers: every answer, in order; answer: the final one.
         reason: how the session ended; None while it has not.
     """
@@ -79,6 +80,7 @@ class Transcript:
     seconds: float = 0.0
     cache_tokens: int = 0
     separate_tokens: int = 0
+    attention: list[ev.AttentionMeasured] = field(default_factory=list)
     answer: str | None = None
     reason: ev.SessionReason | None = None
     usage: tuple[dict[str, int], ...] = ()
@@ -206,8 +208,12 @@ class Transcript:
 
     @_take.register
     def _(self, event: ev.AttentionMeasured) -> None:
+        shape = [len(event.columns)] * len(event.workers)
+        if not (event.shares and event.workers and all([len(row) for row in layer] == shape for layer in event.shares)):
+            raise _misplaced(event, "shares [layer][reader][column]")
         for worker in event.workers:
             self._worker(event, worker)
+        self.attention.append(event)
 
     @_take.register
     def _(self, event: ev.BudgetReached) -> None:

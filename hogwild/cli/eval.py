@@ -57,6 +57,7 @@ def command(
     seeds: eval_flags.Seeds = "0",
     prompt_style: flags.Style = DEFAULT_STYLE,
     check_every: eval_flags.CheckEvery = CHECK_EVERY,
+    attention_every: eval_flags.AttentionEvery = 0,
     max_tokens: eval_flags.MaxTokens = None,
     max_step_tokens: eval_flags.MaxStepTokens = None,
     finisher_tokens: eval_flags.FinisherTokens = None,
@@ -99,6 +100,7 @@ def command(
         max_tokens=max_tokens,
         max_step_tokens=max_step_tokens or max(flags.SESSION.max_step_tokens, kind.finisher_tokens),
         check_every=check_every,
+        attention_every=attention_every,
         finisher_tokens=kind.finisher_tokens if finisher_tokens is None else finisher_tokens,
     )
     seed_list = eval_flags.read_seeds(seeds)

@@ -59,6 +59,16 @@ MaxStepTokens = Annotated[
         min=1,
     ),
 ]
+AttentionEvery = Annotated[
+    int,
+    _flag(
+        _WORK,
+        "--attention-every",
+        "In every so many-th pass, as 16, measure whom the workers attend to, for the report; 0: never. The answers "
+        "stay the same, the time does not.",
+        min=0,
+    ),
+]
 FinisherTokens = Annotated[
     int | None,
     _flag(

@@ -85,6 +85,15 @@ Budgets = Annotated[
     ),
 ]
 
+AttentionEvery = Annotated[
+    int,
+    _flag(
+        _WORKERS,
+        "--attention-every",
+        "In every so many-th pass, measure whom the workers attend to; 0: never. What they write stays the same.",
+    ),
+]
+
 Temperature = Annotated[float | None, _own(_SAMPLING, "--temperature", "Divides the logits; 0 is greedy.")]
 TopP = Annotated[float | None, _own(_SAMPLING, "--top-p", "Keep the most likely tokens up to this probability.")]
 TopK = Annotated[int | None, _own(_SAMPLING, "--top-k", "Keep the k most likely tokens; 0 keeps all.")]

@@ -80,6 +80,7 @@ def command(
     max_step_tokens: flags.MaxStepTokens = flags.SESSION.max_step_tokens,
     finisher_tokens: flags.FinisherTokens = flags.SESSION.finisher_tokens,
     budgets: flags.Budgets = "",
+    attention_every: flags.AttentionEvery = flags.SESSION.attention_every,
     temperature: flags.Temperature = None,
     top_p: flags.TopP = None,
     top_k: flags.TopK = None,
@@ -117,6 +118,7 @@ def command(
         check_every=check_every,
         finish=cast(FinishPolicy, finish),  # checked by SessionOptions
         budgets=flags.read_budgets(budgets, max_passes),
+        attention_every=attention_every,
         seed=seed,
         sampling=flags.choose_sampling(SamplingParams(), sampling, greedy),
     )

@@ -22,6 +22,10 @@ def report(transcript: Transcript, facts: Mapping[str, Any]) -> dict[str, Any]:
         "steps": [_step(step) for step in steps],
         "published": [[step.worker, step.number] for step in transcript.published],
         "checks": [[check.worker, check.step] for check in transcript.checks],
+        "attention": [
+            {"pass": m.pass_index, "workers": m.workers, "columns": m.columns, "shares": m.shares}
+            for m in transcript.attention
+        ],
         "timing": {
             "prompt_seconds": transcript.prompt_seconds,
             "passes": transcript.num_passes,

@@ -113,6 +113,9 @@ def _facts(transcript: Transcript) -> Iterator[tuple[str, str]]:
             yield "budget", f"after {reached.budget} passes: {answer}"
     if transcript.checks:
         yield "checks", f"{len(transcript.checks)} asked"
+    for name, shares in _attention_of(transcript).items():
+        read = ", ".join(f"{100 * share:.0f} % {printable(column)}" for column, share in shares.items())
+        yield "attention", f"{printable(name)}: {read}"
     started = transcript.started
     if started is not None:
         facts = (started.model, f"backend {started.backend}", f"layout {started.layout}")
@@ -121,6 +124,21 @@ def _facts(transcript: Transcript) -> Iterator[tuple[str, str]]:
     honest = note(transcript)
     if honest:
         yield "note", honest
+
+
+def _attention_of(transcript: Transcript) -> dict[str, dict[str, float]]:
+    """For each worker the mean share of each column, over layers and the passes that were measured."""
+    found: dict[int, list[dict[str, float]]] = {}
+    for measured in transcript.attention:
+        for worker, *layers in zip(measured.workers, *measured.shares, strict=True):
+            means = (sum(shares) / len(layers) for shares in zip(*layers, strict=True))
+            found.setdefault(worker, []).append(dict(zip(measured.columns, means, strict=True)))
+    return {
+        transcript.workers[worker].name: {
+            column: sum(table.get(column, 0.0) for table in tables) / len(tables) for column in tables[-1]
+        }
+        for worker, tables in sorted(found.items())
+    }
 
 
 def cache_text(transcript: Transcript) -> str:

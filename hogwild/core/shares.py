@@ -51,6 +51,11 @@ def session_columns(blocks: SessionBlocks, workers: Sequence[Worker]) -> Columns
     return columns
 
 
+def count_columns(columns: Columns) -> int:
+    """K: one more than the largest column."""
+    return 1 + max(int(np.max(given, initial=-1)) for given in columns.values())
+
+
 def slot_columns(rows: Sequence[Row], columns: Columns, num_slots: int) -> IntArray:
     """`[num_slots]` the column of the key in each slot, -1 where no row reads one.
 

@@ -1,4 +1,4 @@
-"""How workers took notice of each other, as far as their text shows it: repetition, quotations, answers to the check.
+"""How workers took notice of each other: repetition, quotations and answers to the check in their text; attention.
 
 Everything is computed from a session's events after the fact; nothing here changes what a run does.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hogwild.core import events as ev
+from hogwild.eval.attention import Attention, attention
 
 CheckAnswer = Literal["yes", "no", "unclear"]
 NGRAM, QUOTE = 4, 8
@@ -50,12 +51,14 @@ class Collaboration:
         quotes: `[reader][author]`: steps of the reader that hold a passage of the author's, word by word.
         mentions: `[reader][named]`: steps of the reader that call another worker by name.
         checks: answers to the check question, in the order in which they were asked.
+        attention: whom they attended to; None if it was not measured.
     """
 
     redundancy: float | None
     quotes: list[list[int]]
     mentions: list[list[int]]
     checks: list[CheckAnswer] = field(default_factory=list)
+    attention: Attention | None = None
 
 
 def measure(events: Iterable[ev.Event]) -> Collaboration:
@@ -70,6 +73,7 @@ def measure(events: Iterable[ev.Event]) -> Collaboration:
         quotes=quotes(steps, len(names), problem),
         mentions=mentions(steps, [names[worker] for worker in sorted(names)]),
         checks=[check_answer(step.text) for step in steps if step.is_checked],
+        attention=attention(listed),
     )
 
 

@@ -25,6 +25,7 @@ class EvalOptions:
         max_tokens: most tokens that one worker writes, headers included; None: twice the last budget.
         max_step_tokens, check_every, finisher_tokens, sampling: see `SessionOptions`; `check_every` counts only for
             methods with the check.
+        attention_every: see `SessionOptions`; with one worker there is nothing to measure.
     """
 
     budgets: tuple[int, ...]
@@ -33,6 +34,7 @@ class EvalOptions:
     max_step_tokens: int = SessionOptions().max_step_tokens
     check_every: int = CHECK_EVERY
     finisher_tokens: int = 16
+    attention_every: int = 0
 
     def __post_init__(self) -> None:
         if not self.budgets:
@@ -45,6 +47,7 @@ class EvalOptions:
             max_tokens=self._max_tokens,
             max_step_tokens=self.max_step_tokens,
             finisher_tokens=self.finisher_tokens,
+            attention_every=self.attention_every,
         )
 
     @property
@@ -64,6 +67,7 @@ class EvalOptions:
             finish=method.finish,
             budgets=self.budgets,
             finisher_tokens=self.finisher_tokens,
+            attention_every=self.attention_every if method.num_start + method.num_late > 1 else 0,
             seed=item.session_seed,
             sampling=self.sampling,
         )
