@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,12 +60,12 @@ def run_on_ray(make_engine: MakeEngine, study_with: StudyWith, how: How, gpus_pe
     """The same on a Ray cluster; engines are made there."""
     ray = import_ray()
     try:
-        ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False)
+        ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError) as error:
         raise BackendUnavailable("cannot connect to the Ray cluster", got=str(error)[:200]) from None
     try:
         count, num_gpus = cluster_slots(ray.nodes(), gpus_per_engine)
-        remark(f"starting {count} engines on the Ray cluster{f', each on {num_gpus} GPUs' if num_gpus > 1 else ''}")
+        remark(f"engines on the Ray cluster: {count}{f', each on {num_gpus} GPUs' if num_gpus > 1 else ''}")
         pool = RayPool(make_engine, _facts_of_engine, num_actors=count, num_gpus=num_gpus, say=remark)
         with contextlib.closing(pool):
             study = study_with(pool.default_sampling())

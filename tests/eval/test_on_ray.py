@@ -49,7 +49,7 @@ def test_the_command_makes_the_same_rows_there_as_here(cluster, tmp_path, capsys
     folder = write_tiny_model(tmp_path / "model")
     given = [*SMALL, "--count", 2, "--model", folder, "--backend", "reference", "--traces"]
     assert command("--out", tmp_path / "ray", *given, "--on", "ray") == 0
-    assert "starting 2 engines on the Ray cluster" in capsys.readouterr().err
+    assert "engines on the Ray cluster: 2\n" in capsys.readouterr().err
     assert command("--out", tmp_path / "here", *given) == 0
     assert results(tmp_path / "ray") == results(tmp_path / "here")
     assert len(results(tmp_path / "ray")) == 4
@@ -98,7 +98,7 @@ def test_an_engine_on_two_gpus_holds_its_model_in_two_parts(cluster, tmp_path, c
     folder = write_tiny_model(tmp_path / "model", "llama")
     given = [*SMALL, "--count", 2, "--model", folder, "--backend", "cuda", "--device", "cpu", "--greedy"]
     assert command("--out", tmp_path / "ray", *given, "--on", "ray", "--gpus-per-engine", "2") == 0
-    assert "starting 1 engines on the Ray cluster, each on 2 GPUs" in capsys.readouterr().err
+    assert "engines on the Ray cluster: 1, each on 2 GPUs" in capsys.readouterr().err
     assert command("--out", tmp_path / "here", *given) == 0
     assert results(tmp_path / "ray") == results(tmp_path / "here")
     record = json.loads((tmp_path / "ray" / "run.json").read_text())
