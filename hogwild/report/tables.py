@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hogwild.report.attention import kinds_of_sessions, sessions_of
 from hogwild.report.curves import Comparison, Curve, Point, Speedup, holm
 from hogwild.report.statistics import Interval
 
@@ -162,6 +163,31 @@ def collaboration_table(curves: Sequence[Curve]) -> Table:
         "session that hold eight words in a row of another worker's, or another's name."
     )
     return Table("collaboration", "Collaboration", note, _markdown(head, lines, 2), _csv(records))
+
+
+def attention_table(curves: Sequence[Curve]) -> Table:
+    """Where attention went, on average, for each method of which it was measured."""
+    records = []
+    for curve in curves:
+        sessions = sessions_of(curve)
+        if sessions:
+            place = {"task": curve.task, "method": curve.method, "workers": curve.workers, "sessions": len(sessions)}
+            records.append({**place, **kinds_of_sessions(sessions)})
+    kinds = list(dict.fromkeys(name for record in records for name in list(record)[4:]))
+    records = [{**record, **{kind: record.get(kind) for kind in kinds}} for record in records]
+    head = ["task", "method", "workers", *kinds]
+    lines = [
+        [
+            *(record[name] for name in head[:3]),
+            *(_DASH if record[kind] is None else _percent(record[kind]) for kind in kinds),
+        ]
+        for record in records
+    ]
+    note = (
+        "Shares of attention, means of heads, layers, passes, workers and sessions. What is missing to 100 % went to "
+        "learned sinks, in models that have them."
+    )
+    return Table("attention", "Attention", note, _markdown(head, lines, 2), _csv(records))
 
 
 def _collaboration_record(curve: Curve) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hogwild.errors import OptionError
 from hogwild.eval.rows import Row
 from hogwild.report import tables
+from hogwild.report.attention import has_attention
 from hogwild.report.curves import Speedup, Study, study
 from hogwild.report.pictures.accuracy import accuracy_figure, cost_figure
 from hogwild.report.pictures.attention import attention_curve, attention_figure
@@ -67,6 +68,8 @@ def make_tables(made: Study, shown: Shown) -> list[tables.Table]:
         found.append(tables.speedup_table(made.speedups, shown.speedups(made)))
     if any(row.collaboration for row in made.rows):
         found.append(tables.collaboration_table(made.curves))
+    if any(map(has_attention, made.rows)):
+        found.append(tables.attention_table(made.curves))
     if any(row.status == "failed" for row in made.rows):
         found.append(tables.failure_table(made.curves))
     return found
@@ -151,7 +154,9 @@ _SPEEDUP = (
     "intervals, down to the axis where the method does not get there in more than 2.5 % of the resamples."
 )
 _ATTENTION = (
-    "Where attention goes. Left: mean of all workers and sessions, band: the middle half of the sessions. Right: mean "
-    "share that each worker (row) pays to each text (column)."
+    "Whom the workers attend to: softmax weights, added up over the keys of a text, means of heads and sessions. Top: "
+    "each reader in the course of the session; a worker's text is its unfinished step and its published ones. Bottom: "
+    "what each reader pays to all other workers together, from the first layer to the last; the mean share that each "
+    "reader (row) pays to each text (column). Many models put attention that they have no use for on the first token."
 )
 _TIMELINE = "One session of each method: every bar is a step, from the pass of its first token to that of its last."

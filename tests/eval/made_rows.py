@@ -103,14 +103,17 @@ def _account(source: random.Random, workers: int, end: int, attention: bool) -> 
     if attention:
         names = ["Alice", "Bob", "Carol", "Dave"][:workers]
         passes = list(range(64, max(65, end), 64))
-        shares = []
-        for t in range(len(passes)):
-            common = 0.15 + 0.45 * (1 - 0.99 ** (t + 1))
-            shares.append([_shares(source, workers, reader, common) for reader in range(workers)])
-        account["attention"] = {"columns": [*names, "prompt and\npublished"], "passes": passes, "shares": shares}
+        shares = [_table(source, workers, 0.15 + 0.45 * (1 - 0.99 ** (t + 1))) for t in range(len(passes))]
+        layers = [_table(source, workers, source.uniform(0.2, 0.8)) for _ in range(28)]
+        columns = [*names, "prompt", "texts", "first token"]
+        account["attention"] = {"columns": columns, "passes": passes, "shares": shares, "layers": layers}
     return account
 
 
-def _shares(source: random.Random, workers: int, reader: int, common: float) -> list[float]:
+def _table(source: random.Random, workers: int, shared: float) -> list[list[float]]:
+    return [_shares(source, workers, reader, shared) for reader in range(workers)]
+
+
+def _shares(source: random.Random, workers: int, reader: int, shared: float) -> list[float]:
     weights = [source.uniform(0.8, 1.2) * (3.0 if other == reader else 0.6) for other in range(workers)]
-    return [*(weight / sum(weights) * (1 - common) for weight in weights), common]
+    return [*(weight / sum(weights) * (1 - shared) for weight in weights), 0.5 * shared, 0.2 * shared, 0.3 * shared]

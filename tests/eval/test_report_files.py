@@ -13,8 +13,8 @@ from made_rows import failed, row, simulated, write_run
 from hogwild.cli.app import Commands, app
 from hogwild.errors import OptionError
 from hogwild.eval.rows import Row
+from hogwild.report.attention import kinds_of_shares
 from hogwild.report.curves import study
-from hogwild.report.pictures.attention import kinds_of_shares
 from hogwild.report.pictures.style import COLOURS, METHOD_COLOURS, looks
 from hogwild.report.write import Shown, make_pictures, write_report
 
@@ -45,7 +45,7 @@ def test_the_command_writes_page_tables_and_pictures(
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {
         "report.md",
         *(f"{name}.{suffix}" for name in PICTURES for suffix in ("png", "svg")),
-        *(f"{name}.csv" for name in ("accuracy", "cost", "comparison", "speedup", "collaboration")),
+        *(f"{name}.csv" for name in ("accuracy", "cost", "comparison", "speedup", "collaboration", "attention")),
     }
     page = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     for line in page.splitlines():
@@ -167,10 +167,20 @@ def test_shares_of_attention_are_divided_into_own_others_and_the_rest() -> None:
     assert kinds_of_shares(shares, 3)[0] == pytest.approx([1.5 / 3, 1.1 / 3, 0.4 / 3])
 
 
-def test_attention_of_the_wrong_shape_is_refused(rows: Sequence[Row], tmp_path: Path) -> None:
-    account = {"attention": {"columns": ["Alice", "Bob", "common"], "passes": [1, 2], "shares": [[[1, 0, 0]] * 2]}}
-    with pytest.raises(OptionError, match=r"expected: shares \[2, 2, 3\]; got: \[1, 2, 3\]"):
-        write_report([row("p", [True], collaboration=account)], tmp_path)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"passes": [1, 2]}, r"expected: shares \[2, readers, 3\]; got: \[1, 2, 3\]"),
+        ({"layers": [[[1, 0, 0]]]}, r"expected: layers \[1, readers, 3\]; got: \[1, 1, 3\]"),
+        ({"shares": [[[1, 0], [0, 1, 0]]]}, "expected: columns, passes, shares and layers"),
+        ({"shares": []}, r"expected: shares"),
+    ],
+)
+def test_attention_of_the_wrong_shape_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    table = [[1, 0, 0], [0, 1, 0]]
+    account = {"columns": ["Alice", "Bob", "prompt"], "passes": [1], "shares": [table], "layers": [table], **change}
+    with pytest.raises(OptionError, match=message):
+        write_report([row("p", [True], collaboration={"attention": account})], tmp_path)
 
 
 def test_the_command_is_listed() -> None:
