@@ -31,7 +31,7 @@ class Shares:
     @property
     def num_readers(self) -> int:
         """R."""
-        return self.shares.shape[1]
+        return int(self.shares.shape[1])
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -96,4 +96,5 @@ def mean_of(tables: Array, axis: int = 0) -> Array:
     """Mean of what is a number; NaN where nothing is."""
     counts = np.isfinite(tables).sum(axis=axis)
     sums = np.nansum(tables, axis=axis)
-    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    means: Array = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means

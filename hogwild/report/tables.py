@@ -167,26 +167,23 @@ def collaboration_table(curves: Sequence[Curve]) -> Table:
 
 def attention_table(curves: Sequence[Curve]) -> Table:
     """Where attention went, on average, for each method of which it was measured."""
-    records = []
-    for curve in curves:
-        sessions = sessions_of(curve)
-        if sessions:
-            place = {"task": curve.task, "method": curve.method, "workers": curve.workers, "sessions": len(sessions)}
-            records.append({**place, **kinds_of_sessions(sessions)})
-    kinds = list(dict.fromkeys(name for record in records for name in list(record)[4:]))
-    records = [{**record, **{kind: record.get(kind) for kind in kinds}} for record in records]
-    head = ["task", "method", "workers", *kinds]
+    measured = [(curve, sessions) for curve in curves if (sessions := sessions_of(curve))]
+    shares = [kinds_of_sessions(sessions) for _, sessions in measured]
+    kinds = list(dict.fromkeys(kind for found in shares for kind in found))
+    places = [{"task": curve.task, "method": curve.method, "workers": curve.workers} for curve, _ in measured]
+    records = [
+        {**place, "sessions": len(sessions), **{kind: found.get(kind) for kind in kinds}}
+        for place, found, (_, sessions) in zip(places, shares, measured, strict=True)
+    ]
     lines = [
-        [
-            *(record[name] for name in head[:3]),
-            *(_DASH if record[kind] is None else _percent(record[kind]) for kind in kinds),
-        ]
-        for record in records
+        [*place.values(), *(_percent(found[kind]) if kind in found else _DASH for kind in kinds)]
+        for place, found in zip(places, shares, strict=True)
     ]
     note = (
         "Shares of attention, means of heads, layers, passes, workers and sessions. What is missing to 100 % went to "
         "learned sinks, in models that have them."
     )
+    head = ["task", "method", "workers", *kinds]
     return Table("attention", "Attention", note, _markdown(head, lines, 2), _csv(records))
 
 

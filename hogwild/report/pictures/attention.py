@@ -52,7 +52,7 @@ def attention_figure(curve: Curve) -> Figure:
         ]
     else:
         kinds, num_coloured, others = sessions[0].kinds, 2, mean_of(others, axis=1)[:, None]
-        stacks = [("mean of all readers", kinds_of_shares(over_time, readers), range(len(kinds)))]
+        stacks = [("mean of all readers", kinds_of_shares(over_time, readers), [*range(len(kinds))])]
     colours = [*COLOURS[:num_coloured], *(_GREYS[at % len(_GREYS)] for at in range(len(kinds) - num_coloured))]
     figure, axes = panels(len(stacks) + 2, height=2.3)
     for axis, (title, shares, order) in zip(axes, stacks, strict=False):
