@@ -44,7 +44,8 @@ class Progress:
         self._num_new += 1
         self._num_failed += row.status == "failed"
         self._num_tokens += sum(row.tokens)
-        if not self._is_live and time.monotonic() - self._shown > _EVERY_SECONDS:
+        is_last = self._num_before + self._num_new == self._total  # which `__exit__` says
+        if not (self._is_live or is_last) and time.monotonic() - self._shown > _EVERY_SECONDS:
             self._shown = time.monotonic()
             remark(self.text())
 
@@ -56,7 +57,8 @@ class Progress:
         parts += [f"{self._num_before:,} of them from before"] if self._num_before else []
         parts += [f"{self._num_failed:,} failed"] if self._num_failed else []
         if self._num_new:
-            parts.append(f"{self._num_tokens / seconds:.0f} tokens/s")
+            rate = self._num_tokens / seconds
+            parts.append(f"{rate:.{0 if rate >= 10 else 1}f} tokens/s")
             parts.append(f"{seconds_text(seconds / self._num_new * left)} left" if left else seconds_text(seconds))
         return ", ".join(parts)
 

@@ -51,12 +51,13 @@ def command(
     runs: Runs, out: Out = Path("report"), target: Target = None, problem: Problem = None, as_json: Json = False
 ) -> None:
     """Read everything, then write everything."""
-    from hogwild.report.runs import read_runs
+    from hogwild.report.runs import count_missing, read_runs
     from hogwild.report.write import Shown, write_report
 
     rows = read_runs(runs)
-    remark(f"{len(rows):,} sessions")
-    page, *others = write_report(rows, out, Shown(problem=problem, target=target))
+    missing = count_missing(rows, runs)
+    remark(f"{len(rows):,} sessions" + (f"; the runs are not complete: {missing:,} are missing" if missing else ""))
+    page, *others = write_report(rows, out, Shown(problem=problem, target=target), missing)
     if as_json:
         print(json.dumps({"page": str(page), "files": [str(path) for path in others]}))
     else:

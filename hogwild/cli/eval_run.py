@@ -21,7 +21,7 @@ from hogwild.cli.run import Interrupt
 from hogwild.core.sampling import SamplingParams
 from hogwild.engine import Engine
 from hogwild.errors import BackendUnavailable
-from hogwild.eval.evaluation import Study, evaluate, open_folder
+from hogwild.eval.evaluation import Folder, Study, evaluate, open_folder
 from hogwild.eval.ledger import WriteError
 from hogwild.eval.on_ray import EnginesDied, RayPool, cluster_slots, import_ray
 from hogwild.eval.options import Shard
@@ -76,28 +76,31 @@ def run_on_ray(make_engine: MakeEngine, study_with: StudyWith, how: How, gpus_pe
 
 
 def _work(work: Callable[..., None], study: Study, how: How, model: tuple[str, dict[str, Any]]) -> int:
-    name, facts = model
-    with (
-        Interrupt() as interrupt,
-        open_folder(how.out, study, name, facts, shard=how.shard, traces=how.traces) as folder,
-    ):
-        asked = study.items(how.shard)
-        num_before = sum(item.key in folder.ledger.keys for item in asked)
-        try:
-            with Progress(len(asked), num_before) as progress:
-                work(
-                    study=study,
-                    folder=folder,
-                    shard=how.shard,
-                    seen=progress.count,
-                    is_stopped=lambda: interrupt.requested,
-                )
-        except (WriteError, EnginesDied) as error:
-            remark(f"error: {error}")
-            return FAILED
-        except KeyboardInterrupt:
-            interrupt.requested = True
-        return _finish(folder.path, folder.ledger.num_failed, interrupt.requested)
+    try:
+        with (
+            Interrupt() as interrupt,
+            open_folder(how.out, study, *model, shard=how.shard, traces=how.traces) as folder,
+        ):
+            _until_done(work, study, folder, how, interrupt)
+            return _finish(folder.path, folder.ledger.num_failed, interrupt.requested)
+    except (WriteError, EnginesDied) as error:
+        remark(f"error: {error}")
+        return FAILED
+
+
+def _until_done(work: Callable[..., None], study: Study, folder: Folder, how: How, interrupt: Interrupt) -> None:
+    asked = study.items(how.shard)
+    num_before = sum(item.key in folder.ledger.keys for item in asked)
+    with contextlib.suppress(KeyboardInterrupt), Progress(len(asked), num_before) as progress:
+        work(
+            study=study,
+            folder=folder,
+            shard=how.shard,
+            seen=progress.count,
+            is_stopped=lambda: interrupt.requested,
+        )
+        return
+    interrupt.requested = True
 
 
 def new_engine(

@@ -57,11 +57,7 @@ class Ledger:
             os.fsync(self._file)
         except OSError as error:
             self._cut_off()
-            raise WriteError(
-                f"cannot write to {self.path}",
-                got=error.strerror or str(error),
-                remedy="make room; the same command then goes on where this one stopped",
-            ) from None
+            raise _failed(self.path, error) from None
         self._length += len(line)
         self._note(row)
 
@@ -107,7 +103,7 @@ def write_whole(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise WriteError(f"cannot write {path}", got=error.strerror or str(error)) from None
+        raise _failed(path, error) from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -117,6 +113,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _failed(path: Path, error: OSError) -> WriteError:
+    return WriteError(
+        f"cannot write {path}",
+        got=error.strerror or str(error),
+        remedy="make room; the same command then goes on where this one stopped",
+    )
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -38,6 +38,22 @@ def read_runs(paths: Sequence[Path]) -> list[Row]:
     return [row for _, row in seen.values()]
 
 
+def count_missing(rows: Sequence[Row], paths: Sequence[Path]) -> int:
+    """How many sessions these runs lack for every problem to have a row of every method and seed that occurs."""
+    problems: dict[str, int] = {}
+    for file in {file for path in paths for file in _files(path)}:
+        record, own = file.with_name(RUN_FILE), {row.task for _, _, row in _rows([file])}
+        if record.exists():
+            asked = read_run(record)["fingerprint"].get("task", {}).get("problems", 0)
+            problems |= {task: max(asked, problems.get(task, 0)) for task in own}
+    missing = 0
+    for task, number in problems.items():
+        found = [row for row in rows if row.task == task]
+        ways = {(row.method, row.workers) for row in found}, {row.seed for row in found}
+        missing += number * len(ways[0]) * len(ways[1]) - len(found)
+    return max(missing, 0)
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]

@@ -97,9 +97,10 @@ def make_pictures(made: Study, shown: Shown) -> Iterator[Picture]:
         raise OptionError("no session of that problem has steps to draw", got=shown.problem)
 
 
-def write_report(rows: Sequence[Row], folder: Path, shown: Shown | None = None) -> list[Path]:
+def write_report(rows: Sequence[Row], folder: Path, shown: Shown | None = None, num_missing: int = 0) -> list[Path]:
     """Write everything into `folder`, over what a former report left there; returns the page, then all other files.
 
+    `num_missing`: sessions that the runs still lack, for the page to say so.
     Raises `OptionError` if the folder cannot be written, and without matplotlib.
     """
     try:
@@ -114,7 +115,7 @@ def write_report(rows: Sequence[Row], folder: Path, shown: Shown | None = None) 
         with matplotlib.rc_context({**matplotlib.rcParamsDefault, **SETTINGS}):
             for picture in pictures:
                 written += _draw(picture, folder)
-        page = _write(folder / "report.md", _page(made, found, pictures))
+        page = _write(folder / "report.md", _page(made, found, pictures, num_missing))
     except OSError as error:
         raise OptionError(f"cannot write {folder}", got=error.strerror or str(error)) from None
     return [page, *written]
@@ -129,11 +130,13 @@ def _draw(picture: Picture, folder: Path) -> list[Path]:
     return [png, svg]
 
 
-def _page(made: Study, found: Sequence[tables.Table], pictures: Sequence[Picture]) -> str:
+def _page(made: Study, found: Sequence[tables.Table], pictures: Sequence[Picture], num_missing: int) -> str:
     failed = sum(curve.failures for curve in made.curves)
     problems = len({(row.task, row.problem) for row in made.rows})
     methods = len({(curve.method, curve.workers) for curve in made.curves})
     facts = f"{len(made.rows):,} sessions on {problems:,} problems by {methods} methods; {failed:,} sessions failed."
+    if num_missing:
+        facts += f" The runs are not complete: {num_missing:,} sessions are missing."
     parts = ["# Evaluation", facts]
     parts += [f"![{picture.name}]({picture.name}.svg)\n\n{picture.caption}" for picture in pictures]
     for table in found:
@@ -151,7 +154,8 @@ _ACCURACY = "Accuracy after at most so many passes; bars: 95 % intervals (bootst
 _COST = "Accuracy against what the sessions used: a session that has its answer stops before its budget."
 _SPEEDUP = (
     "How many times fewer passes and seconds a method needs than one worker for the same accuracy; bars: 95 % "
-    "intervals, down to the axis where the method does not get there in more than 2.5 % of the resamples."
+    "intervals, down to the axis where the method does not get there in more than 2.5 % of the resamples. A method "
+    "that does not get there at all has no point."
 )
 _ATTENTION = (
     "Whom the workers attend to: softmax weights, added up over the keys of a text, means of heads and sessions. Top: "

@@ -11,6 +11,7 @@ import pytest
 from hogwild.cli import eval_flags, eval_run
 from hogwild.cli.app import app
 from hogwild.errors import OptionError
+from hogwild.eval import ledger
 from hogwild.eval.options import Shard
 from hogwild.trace import read_trace
 from hogwild.transcript import fold
@@ -108,6 +109,18 @@ def test_failures_are_counted_and_the_exit_code_says_so(command, tmp_path, monke
     assert code == 1
     assert "2 failed" in remarks
     assert "2 rows of" in remarks
+
+
+def test_a_disk_that_takes_no_record_ends_the_run_with_a_remedy(command, tmp_path, monkeypatch):
+    def full(file, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ledger, "_write_all", full)
+    code, printed, remarks = command("--out", tmp_path / "run", *SMALL)
+    assert (code, printed) == (1, "")
+    assert "run.json; got: No space left on device; remedy: make room" in remarks
+    monkeypatch.undo()
+    assert not list((tmp_path / "run").glob("*"))
 
 
 def test_ctrl_c_stops_between_passes_and_the_rest_follows(command, tmp_path, monkeypatch):

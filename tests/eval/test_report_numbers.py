@@ -16,9 +16,9 @@ from made_rows import budget, failed, row, write_run
 from hogwild.errors import OptionError
 from hogwild.eval.rows import Row
 from hogwild.report.curves import Study, holm, ordered, state_at, study, to_curves
-from hogwild.report.runs import read_runs
+from hogwild.report.runs import count_missing, read_runs
 from hogwild.report.statistics import mcnemar_p, mean_interval
-from hogwild.report.write import Shown, make_tables
+from hogwild.report.write import Shown, make_tables, write_report
 
 TWO = (100, 200)
 
@@ -76,6 +76,19 @@ def test_runs_with_other_settings_are_refused_with_the_difference(tmp_path: Path
     record(other, model={"name": "larger"})
     with pytest.raises(OptionError, match=r'model\.name: "m" -> "larger"'):
         read_runs([first, second, other])
+
+
+def test_sessions_that_the_shards_lack_are_counted(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "a", [row("p0", [True]), one("p0", [True, True]), row("p0", [True], seed=1)])
+    second = write_run(tmp_path / "b", [row("p1", [True])])
+    assert count_missing(read_runs([tmp_path]), [tmp_path]) == 0, "nobody knows how many there should be"
+    for folder in (first, second):
+        record(folder, task={"problems": 3})
+    rows = read_runs([first, second])
+    assert count_missing(rows, [tmp_path]) == 3 * 2 * 2 - 4
+    write_report(rows, tmp_path / "report", num_missing=8)
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "The runs are not complete: 8 sessions are missing." in page
 
 
 def test_a_torn_last_line_is_no_row_yet_and_any_other_broken_line_is_named(tmp_path: Path) -> None:
