@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from tiny_models import write_tiny_model
 
+import hogwild
 from hogwild.backends.base import Backend
 from hogwild.backends.options import LoadOptions
 from hogwild.backends.registry import find_backend
@@ -24,7 +25,9 @@ from hogwild.conformance.families import family
 from hogwild.conformance.oracle import exact_attention
 from hogwild.conformance.plain import reference_supports
 from hogwild.conformance.small_models import random_model, random_tokens, write_folder
+from hogwild.core import events as ev
 from hogwild.core.blocks import IntArray
+from hogwild.core.options import SessionOptions
 from hogwild.core.plan import Row
 from hogwild.core.shares import block_columns, count_columns, indicator, slot_columns
 from hogwild.errors import LayoutError
@@ -285,6 +288,36 @@ def test_measuring_changes_no_bit(backend: str, kv_dtype: str, tiny: Path) -> No
         seen.append([*logits, *(array for pair in stored for array in pair)])
         cache.backend.close()
     assert all(np.array_equal(without, having) for without, having in zip(*seen, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_session_is_the_same_to_the_last_bit(backend: str, tiny: Path) -> None:
+    """Tokens, logits, events: with and without measuring in every other pass."""
+    seen: list[tuple[list[Array], list[dict[str, Any]]]] = []
+    for every in (0, 2):
+        model = hogwild.load(str(tiny), backend=backend, dtype="float32", device="cpu")
+        forward, logits = model.backend.forward, []
+
+        def recorded(*given: Any, forward: Any = forward, model: Any = model, logits: Any = logits, **how: Any) -> Any:
+            result = forward(*given, **how)
+            logits.append(model.backend.to_numpy(result.logits))
+            return result
+
+        model.backend.forward = recorded  # type: ignore[method-assign]
+        engine = hogwild.Engine(model)
+        options = SessionOptions(max_passes=14, max_step_tokens=4, finisher_tokens=2, attention_every=every)
+        engine.submit("How much is 17 times 23?", options)
+        events = list(engine.events())
+        measured = [event for event in events if isinstance(event, ev.AttentionMeasured)]
+        assert [event.pass_index for event in measured] == (list(range(2, 15, 2)) if every else [])
+        assert all(np.abs(np.sum(event.shares, axis=-1) - 1).max() < 1e-5 for event in measured)
+        plain = [ev.event_to_dict(event) for event in events if not isinstance(event, ev.AttentionMeasured)]
+        seen.append((logits, [{k: v for k, v in x.items() if k not in ("seconds", "options")} for x in plain]))
+        engine.close()
+    (without, plainly), (having, measuring) = seen
+    assert plainly == measuring
+    assert len(without) == len(having) > 14
+    assert all(np.array_equal(a, b) for a, b in zip(without, having, strict=True))
 
 
 # What the low-level call takes -------------------------------------------------------------------------------------
