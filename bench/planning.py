@@ -2,16 +2,20 @@
 
     python -m bench.planning -o bench/results/planning.json
 
-Each part is timed by itself, many times; the least and the median are printed. The goal is 0.2 ms for all parts.
+Workers write as in a session, and every third pass a step ends: `ends` is the pass that stores its last token beside
+the next header, `published` the one after it, `writes` every other. Each part is timed by itself; the least and the
+median of many passes are printed. The goal is 0.2 ms for all parts.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,76 +28,89 @@ from hogwild.core.blocks import Block, IntArray
 from hogwild.core.plan import ForwardPlan, Row
 from hogwild.core.work import WorkList, cut_work
 
-STEP_TOKENS = 24  # on average
+STEP_TOKENS, HEADER_TOKENS = 24, 6  # of a step on average, header included
+KINDS = ("writes", "ends", "published")
+PARTS = ("check", "append", "plan", "cut", "all")
+
+Seconds = dict[str, dict[str, list[float]]]
+"""By kind of pass and part, of each pass."""
 
 
 class Host:
-    """A session of `num_workers` with `num_steps` published steps, each worker about to bring one token.
+    """A session of `num_workers` with `num_steps` published steps.
 
     Views are those of the combined layout: common, header, each other's label, step and separator, label, own.
     """
 
-    def __init__(self, num_workers: int = 8, num_steps: int = 1000, seed: int = 0) -> None:
+    def __init__(self, num_workers: int = 8, num_steps: int = 1000) -> None:
         backend: Any = SimpleNamespace(
             reserve=lambda num_slots: None, spec=SimpleNamespace(vocab_size=2, context_size=1 << 20)
         )
         self.cache = SharedCache(backend)
-        rng, block = np.random.default_rng(seed), self.cache.new_block
-        common, header, separator = block("common"), block("header"), block("separator")
-        labels, owns = ([block() for _ in range(num_workers)] for _ in range(2))
-        for first, length in ((common, 300), (header, 5), (separator, 2), *((label, 6) for label in labels)):
-            first.append([0] * length)
-        unwritten = rng.integers(STEP_TOKENS // 2, STEP_TOKENS * 3 // 2, (num_steps, num_workers))
+        block = self.cache.new_block
+        self.common, self.header, self.separator = block("common"), block("header"), block("separator")
+        self.labels, self.owns = ([block() for _ in range(num_workers)] for _ in range(2))
+        texts = ((self.common, 300), (self.header, 5), (self.separator, 2), *((label, 6) for label in self.labels))
+        for text, length in texts:
+            text.append([0] * length)
+        self._closing: Block | None = None
+        self._num_passes = 0
         for step in range(num_steps):
-            for w in range(num_workers):  # all write at once, one of them publishes
-                owns[w].append([0] * int(unwritten[step, w] // num_workers or 1))
-            common.link(owns[step % num_workers])
-        owns[(num_steps - 1) % num_workers].append([0])  # a pass in which a step begins lists all runs anew
-        self.rows = [Row(self._view(common, header, separator, labels, owns, w), (1,)) for w in range(num_workers)]
-        self.lengths = [len(own) for own in owns]
+            for own in self.owns:  # all write at once, one of them publishes
+                own.append([0] * (STEP_TOKENS // num_workers))
+            self.common.link(self.owns[step % num_workers])
+        for own in self.owns:
+            own.append([0] * HEADER_TOKENS)
 
-    @staticmethod
-    def _view(
-        common: Block, header: Block, separator: Block, labels: list[Block], owns: list[Block], w: int
-    ) -> tuple[Block, ...]:
-        others = [part for i in range(len(owns)) if i != w for part in (labels[i], owns[i], separator)]
-        return (common, header, *others, labels[w], owns[w])
+    def next_rows(self) -> tuple[str, list[Row]]:
+        """The kind of the next pass, and its rows."""
+        kind, self._num_passes = KINDS[self._num_passes % 3], self._num_passes + 1
+        if self._closing is not None:
+            self.common.link(self._closing)
+            self._closing = None
+        if kind != "ends":
+            return kind, [self._row(w, self.owns[w], 1) for w in range(len(self.owns))]
+        writer = max(range(len(self.owns)), key=lambda w: len(self.owns[w]))
+        self._closing, self.owns[writer] = self.owns[writer], self.cache.new_block()
+        rows = [self._row(w, own, HEADER_TOKENS if w == writer else 1) for w, own in enumerate(self.owns)]
+        return kind, [*rows[:writer], self._row(writer, self._closing, 1), *rows[writer:]]
 
-    def check(self) -> None:
-        self.cache._check(self.rows)
+    def _row(self, w: int, own: Block, num_tokens: int) -> Row:
+        closing = [self._closing] if self._closing not in (None, own) else []
+        steps = [(label, step, self.separator) for label, step in zip(self.labels, self.owns, strict=True)]
+        others = itertools.chain.from_iterable(steps[:w] + steps[w + 1 :])
+        return Row((self.common, *closing, self.header, *others, self.labels[w], own), (1,) * num_tokens)
 
-    def append(self) -> list[list[IntArray]]:
-        return [[row.own.append(row.token_ids) for row in self.rows]]
+    def check(self, rows: list[Row]) -> None:
+        self.cache._check(rows)
 
-    def undo(self) -> None:
-        for row, length in zip(self.rows, self.lengths, strict=True):
-            row.own.truncate(length)
+    def append(self, rows: list[Row]) -> list[list[IntArray]]:
+        return [[row.own.append(row.token_ids) for row in rows]]
 
-    def plan(self, appended: list[list[IntArray]]) -> ForwardPlan:
-        return self.cache._planner.plan([self.rows], self.cache.pool.num_slots, appended)
+    def plan(self, rows: list[Row], appended: list[list[IntArray]]) -> ForwardPlan:
+        return self.cache._planner.plan([rows], self.cache.pool.num_slots, appended)
 
     def cut(self, plan: ForwardPlan) -> WorkList:
         return cut_work(plan, tile=64, query_tile=16, num_items=132)
 
 
-def measure(host: Host, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each part of each pass, and of all parts."""
-    names = ("check", "append", "plan", "cut", "all")
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+def measure(host: Host, num_passes: int) -> Seconds:
+    """Time the next passes."""
+    seconds: Seconds = defaultdict(lambda: {part: [] for part in PARTS})
+    for _ in range(num_passes):
+        kind, rows = host.next_rows()
+        parts = seconds[kind]
 
-    def timed(name: str, part: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        result = part()
-        seconds[name].append(time.perf_counter() - start)
-        return result
+        def timed(name: str, part: Callable[..., Any], *given: Any, parts: dict[str, list[float]] = parts) -> Any:
+            start = time.perf_counter()
+            result = part(*given)
+            parts[name].append(time.perf_counter() - start)
+            return result
 
-    for _ in range(repeats):
-        timed("check", host.check)
-        appended = timed("append", host.append)
-        plan = timed("plan", lambda appended=appended: host.plan(appended))
-        timed("cut", lambda plan=plan: host.cut(plan))
-        seconds["all"].append(sum(seconds[name][-1] for name in names[:-1]))
-        host.undo()
+        timed("check", host.check, rows)
+        appended = timed("append", host.append, rows)
+        timed("cut", host.cut, timed("plan", host.plan, rows, appended))
+        parts["all"].append(sum(parts[name][-1] for name in PARTS[:-1]))
     return seconds
 
 
@@ -102,16 +119,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=400)
+    parser.add_argument("--passes", type=int, default=300)
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
-    host = Host(arguments.workers, arguments.steps)
+    seconds = measure(Host(arguments.workers, arguments.steps), arguments.passes)
     milliseconds = {
-        name: {"min": min(times) * 1e3, "median": statistics.median(times) * 1e3}
-        for name, times in measure(host, arguments.repeats).items()
+        kind: {
+            part: {"min": min(times) * 1e3, "median": statistics.median(times) * 1e3}
+            for part, times in seconds[kind].items()
+        }
+        for kind in KINDS
     }
-    for name, times in milliseconds.items():
-        print(f"{name:7} min {times['min']:.3f} ms  median {times['median']:.3f} ms")
+    print(f"{'ms, least (median)':20}", *(f"{part:>16}" for part in PARTS))
+    for kind, parts in milliseconds.items():
+        print(f"{kind:20}", *(f"{times['min']:8.3f} ({times['median']:.3f})" for times in parts.values()))
     if arguments.output:
         facts = {
             "command": f"python -m bench.planning --workers {arguments.workers} --steps {arguments.steps}",

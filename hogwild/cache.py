@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ class SharedCache:
         columns = block_columns(rows) if columns is None else columns
         table = slot_columns(rows, columns, self.pool.num_slots)
         silent = [[replace(row, logits="none") for row in group] for group in groups]
-        written = [[row.own.slots[len(row.own) - len(row.token_ids) :] for row in group] for group in groups]
+        written = [[_last_slots(row) for row in group] for group in groups]
         plan = build_plan(silent, self.pool.num_slots, written)
         of_layers = self.backend.attention_shares(plan, table, count_columns(columns))
         of_layers = of_layers if by_head else tuple(shares.mean(axis=0) for shares in of_layers)
@@ -151,7 +152,7 @@ class SharedCache:
     def read_kv(self, block: Block, layer: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """K `[n, kv_heads, Dk]` and V `[n, kv_heads, Dv]` of a block's tokens as stored."""
         self._check_owner()
-        return self.backend.read_kv(layer, block.slots)
+        return self.backend.read_kv(layer, block.slots.astype(np.int64))
 
     @property
     def kv_bytes_used(self) -> int:
@@ -168,10 +169,11 @@ class SharedCache:
             raise PromptError("a pass has nothing to compute", expected="at least one new token in one row", got="none")
         if len({row.own for row in rows}) != len(rows):
             raise LayoutError("two rows of a pass write the same block", expected="one writer for each block")
-        lengths = {block: len(block) for block in dict.fromkeys(block for row in rows for block in row.view)}
-        self._check_blocks(lengths)
+        blocks = dict.fromkeys(chain.from_iterable([row.view for row in rows]))
+        lengths = {block: len(block) for block in blocks}
+        self._check_blocks(blocks)
+        self._check_tokens(chain.from_iterable([row.token_ids for row in rows]))
         for row in rows:
-            self._check_tokens(row)
             lengths[row.own] += len(row.token_ids)
         for row in rows:
             self._check_length(row, sum(map(lengths.__getitem__, row.view)))
@@ -193,10 +195,10 @@ class SharedCache:
                     remedy="make the block with new_block or block of this cache",
                 )
 
-    def _check_tokens(self, row: Row) -> None:
+    def _check_tokens(self, token_ids: Iterable[int]) -> None:
         vocab_size = self.backend.spec.vocab_size
-        for token in row.token_ids:
-            if not isinstance(token, int | np.integer) or not 0 <= token < vocab_size:
+        for token in token_ids:
+            if not isinstance(token, (int, np.integer)) or not 0 <= token < vocab_size:
                 raise TokenError(
                     "a token id is outside the vocabulary",
                     expected=f"whole numbers from 0 to {vocab_size - 1}",
@@ -212,6 +214,11 @@ class SharedCache:
                 got=f"{length} tokens",
                 remedy="shorten the prompt, or use a model with a longer context",
             )
+
+
+def _last_slots(row: Row) -> IntArray:
+    """Where the K/V of the row's tokens lie, which are the last ones of its own block."""
+    return row.own.slots[len(row.own) - len(row.token_ids) :].astype(np.int64)
 
 
 def _check_stored(rows: Sequence[Row]) -> None:

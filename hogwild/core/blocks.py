@@ -8,15 +8,16 @@ the positions at which they were written. Where a run's slots lie in memory does
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from hogwild.core.pool import PagePool
 from hogwild.errors import LayoutError, OptionError
 
 IntArray = NDArray[np.int64]
+Int32Array = NDArray[np.int32]
 
 
 class Pages(Protocol):
@@ -37,27 +38,32 @@ class IntBuffer:
 
     __slots__ = ("_data", "_length", "_view")
 
-    def __init__(self, values: Sequence[int] | IntArray = ()) -> None:
-        self._data = np.array(values, dtype=np.int64)
+    def __init__(self, values: Sequence[int] | NDArray[Any] = (), dtype: DTypeLike = np.int64) -> None:
+        self._data = np.array(values, dtype=dtype)
         self._length = len(self._data)
-        self._view: IntArray | None = None
+        self._view: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return self._length
 
     @property
-    def array(self) -> IntArray:
+    def array(self) -> NDArray[Any]:
         """The values, as a read-only view that is valid until the next change."""
         if self._view is None:  # most blocks do not change between two passes, and a plan asks all of them
             self._view = self._data[: self._length]
             self._view.flags.writeable = False
         return self._view
 
-    def extend(self, values: Sequence[int] | IntArray) -> None:
+    @property
+    def last(self) -> int:
+        """The last value; there must be one."""
+        return int(self._data[self._length - 1])
+
+    def extend(self, values: Sequence[int] | NDArray[Any]) -> None:
         """Append `values`."""
         end = self._length + len(values)
         if end > len(self._data):
-            grown = np.empty(max(end, 2 * len(self._data), 16), dtype=np.int64)
+            grown = np.empty(max(end, 2 * len(self._data), 16), dtype=self._data.dtype)
             grown[: self._length] = self._data[: self._length]
             self._data = grown
         self._data[self._length : end] = values
@@ -75,6 +81,10 @@ class IntBuffer:
         """Forget everything from `length` on."""
         self._length, self._view = min(self._length, length), None
 
+    def copy(self) -> IntBuffer:
+        """Another one with the same values."""
+        return IntBuffer(self.array, self._data.dtype)
+
 
 class Block:
     """Tokens with K/V in every layer: `token_ids[i]` is stored in `slots[i]`, for i in `0..len-1`."""
@@ -84,7 +94,7 @@ class Block:
         self._pages = pages
         self._held: list[int] = []  # pages, each referenced once by this block, in order of first use
         self._held_first = IntBuffer()  # index of the first token in each held page
-        self._slots = IntBuffer()
+        self._slots = IntBuffer(dtype=np.int32)
         self._token_ids = IntBuffer()
         self._run_start = IntBuffer()  # index of the first token of each run
         self._run_position = IntBuffer()  # rotary position of each run's first key
@@ -108,7 +118,7 @@ class Block:
         return self._token_ids.array
 
     @property
-    def slots(self) -> IntArray:
+    def slots(self) -> Int32Array:
         """Where each token's K/V lies in the pool, [n]."""
         return self._slots.array
 
@@ -198,7 +208,7 @@ class Block:
         self._pages.retain(self._held)
         twin._held = list(self._held)
         for field in ("_held_first", "_slots", "_token_ids", "_run_start", "_run_position"):
-            setattr(twin, field, IntBuffer(getattr(self, field).array))
+            setattr(twin, field, getattr(self, field).copy())
         twin._open = self._open
         return twin
 
@@ -231,9 +241,6 @@ class Block:
 
     def _writable_tail(self) -> range:
         """The slots after the last token in its page, if this block alone may write them."""
-        if not self._open or not len(self):
+        if not self._open or self._pages.references(self._held[-1]) != 1:
             return range(0)
-        last, size = int(self.slots[-1]), self._pages.page_size
-        if self._pages.references(last // size) != 1:
-            return range(0)
-        return range(last + 1, (last // size + 1) * size)
+        return range(self._slots.last + 1, (self._held[-1] + 1) * self._pages.page_size)

@@ -1,30 +1,31 @@
 """What the plans of one session have in common from pass to pass: its views, and the runs of their blocks.
 
-While workers only write, a pass differs from the last one in a few lengths. Views are listed once, and runs are listed
-again only when a step was published, cut or begun.
+While workers only write, a pass differs from the last one in a few lengths: runs are listed again only when a step was
+published, cut or begun. And when a worker begins a step in a new block, views keep their `Shape`: the order in which
+blocks stand in them, whichever blocks they are.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hogwild.core.blocks import Block, IntArray
+from hogwild.core.blocks import Block, Int32Array, IntArray
 
 UNSEEN = -(1 << 30)  # the turn of a block that a row does not read: every key of it lies in the future
 Views: TypeAlias = tuple[tuple[Block, ...], ...]
-_Appearance: TypeAlias = "Block | tuple[Block, int]"  # in a view: a tuple from the second one on, since most stand once
 _T = TypeVar("_T")
 _A = TypeVar("_A", bound=NDArray[Any])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Runs:
     """The runs of some blocks, one block after the other; N in all. Never changed."""
 
@@ -48,13 +49,13 @@ class Runs:
         return self.position - self.index
 
     @cached_property
-    def largest_shift(self) -> int:
-        """Of all runs, either way."""
-        return int(np.abs(self.shift).max(initial=0))
+    def last_position(self) -> int:
+        """The largest of `position`."""
+        return int(self.position.max())
 
     def of_each(self, of_blocks: _A) -> _A:
         """`[.., N]` from `[.., B]`: what is given for each block, for each of its runs."""
-        return np.repeat(of_blocks, self.counts, axis=-1)  # type: ignore[return-value]
+        return of_blocks.repeat(self.counts, axis=-1)  # type: ignore[return-value]
 
     def derived(self, what: str, key: Hashable, make: Callable[[], _T]) -> _T:
         """What `make` gives; the same again, without a call, while it is asked for with the same `key`."""
@@ -65,67 +66,91 @@ class Runs:
         return value
 
 
-class Frame:
-    """The views of R rows as lists of the B blocks that they read.
+class Shape:
+    """R views as numbers of their blocks: in which order they stand, whichever they are.
+
+    A block that stands twice in one view is listed twice: B in all, in the order in which they first appear.
 
     Attributes:
-        blocks: every block that somebody reads, as often as it stands in one view, [B].
-        indices: each row's view as indices of these.
+        listed: the number of each listed block, [B].
+        indices: each view as indices of these.
         own: the index of each row's own block, [R].
     """
 
-    def __init__(self, views: Views) -> None:
-        self.blocks, self.indices = list_blocks(views)
+    def __init__(self, views: tuple[tuple[int, ...], ...]) -> None:
+        appearances = [_appearances(view) for view in views]
+        index = {nth: i for i, nth in enumerate(dict.fromkeys(chain.from_iterable(appearances)))}
+        self.listed = [number for number, _ in index]
+        self.indices = [[index[nth] for nth in view] for view in appearances]
         self.own = np.array([view[-1] for view in self.indices])
-        self._padded = _pad(self.indices, len(self.blocks))
-        self._row = np.arange(len(views))[:, None]
-        self._versions: list[int] = []
-        self._runs: Runs | None = None
-
-    def runs(self) -> Runs:
-        """The runs as they are now; the same object while no block's runs have changed."""
-        versions = [block.runs_version for block in self.blocks]
-        if self._runs is None or versions != self._versions:
-            self._versions = versions
-            self._runs = Runs(
-                counts=np.array([block.num_runs for block in self.blocks]),
-                index=np.concatenate([block.run_starts for block in self.blocks]),
-                position=np.concatenate([block.run_positions for block in self.blocks]),
-            )
-        return self._runs
+        # Shorter views go on with an empty block that nobody has, so that all rows are computed at once.
+        rows, width, none = np.arange(len(views)), max(map(len, views)) - 1, len(index)
+        before = [view[-2::-1] + [none] * (width + 1 - len(view)) for view in self.indices]
+        self._before = np.array(before, dtype=np.int64)  # [R, width] from the own block backwards
+        place = np.zeros((len(rows), len(index) + 1), dtype=np.int64)
+        place[rows[:, None], self._before] = np.arange(2, 2 + width)
+        place[rows, self.own] = 1
+        self._place = place[:, :-1] + rows[:, None] * (2 + width)  # [R, B] in the table of `turns`
+        self._counts: list[int] = []
 
     def turns(self, lengths: IntArray) -> IntArray:
-        """`[R, B]`: `start_w(own) - start_w(b)` for each row w and block b of these lengths, or UNSEEN."""
+        """`[R, B]` for blocks of these lengths: `start_w(own) - start_w(b)` for row w and block b, or UNSEEN."""
+        num_rows, width = self._before.shape
         lengths_and_none = np.zeros(len(lengths) + 1, dtype=np.int64)
         lengths_and_none[:-1] = lengths
-        length = lengths_and_none[self._padded]
-        start = length.cumsum(axis=1) - length
-        turns = np.full((len(self._row), len(lengths) + 1), UNSEEN, dtype=np.int64)
-        turns[self._row, self._padded] = start[:, -1:] - start
-        return turns[:, :-1]
+        # Columns: of a block that is not seen, of the own one, of the block before that and so on.
+        table = np.empty((num_rows, 2 + width), dtype=np.int64)
+        table[:, :2] = UNSEEN, 0
+        lengths_and_none.take(self._before).cumsum(axis=1, out=table[:, 2:])
+        return table.take(self._place)
+
+    def place(self, lengths: IntArray, counts: list[int]) -> tuple[IntArray, IntArray]:
+        """`[T]` each: the row of each new token, and its position in its own block.
+
+        The rows brought `counts` tokens, with which the blocks have these lengths.
+        """
+        if counts != self._counts:
+            given, ends = np.array(counts), np.cumsum(counts)
+            self._counts, self._token_row = counts, np.arange(len(counts)).repeat(given)
+            self._token_own = self.own[self._token_row]
+            self._from_end = np.arange(ends[-1]) - ends[self._token_row]
+        return self._token_row, lengths.take(self._token_own) + self._from_end
 
 
-def list_blocks(views: Views) -> tuple[list[Block], list[list[int]]]:
-    """Every block that somebody reads, as often as it stands in one view, and each view as indices of these."""
-    index: defaultdict[_Appearance, int] = defaultdict()
-    index.default_factory = index.__len__
-    indices = [list(map(index.__getitem__, _appearances(view))) for view in views]
-    return [key[0] if isinstance(key, tuple) else key for key in index], indices
+def _appearances(view: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The blocks of a view; beside the nth appearance of the same one stands n, from 0."""
+    return [(number, view[:i].count(number)) for i, number in enumerate(view)]
 
 
-def _appearances(view: tuple[Block, ...]) -> Sequence[_Appearance]:
-    """The blocks of a view; for the nth appearance of the same one `(block, n)`."""
-    if len(set(view)) == len(view):
-        return view
-    counts: dict[Block, int] = {}
-    keys: list[_Appearance] = []
-    for block in view:
-        nth = counts[block] = counts.get(block, -1) + 1
-        keys.append((block, nth) if nth else block)
-    return keys
+class Frame:
+    """The views of R rows, their shape, and their blocks as they are."""
 
+    def __init__(self, views: Views, shape_of: Callable[[tuple[tuple[int, ...], ...]], Shape] = Shape) -> None:
+        """`shape_of` makes shapes, or remembers them."""
+        number: defaultdict[Block, int] = defaultdict()
+        number.default_factory = number.__len__
+        self.views = views
+        self.shape = shape_of(tuple([tuple(map(number.__getitem__, view)) for view in views]))
+        self._blocks = list(number)
+        self._versions: list[int] = []
 
-def _pad(indices: Sequence[list[int]], num_blocks: int) -> IntArray:
-    """`[R, width]`: shorter views begin with an empty block that nobody has, so that all rows are computed at once."""
-    width = max(map(len, indices))
-    return np.array([[num_blocks] * (width - len(view)) + view for view in indices])
+    def list_runs(self) -> tuple[Runs, IntArray, list[Int32Array]]:
+        """Runs, lengths `[B]` and slots of the blocks as they are now.
+
+        The runs are the same object while no block's runs have changed.
+        """
+        versions = [block.runs_version for block in self._blocks]
+        if versions != self._versions:
+            self._versions, self._runs = versions, self._list_anew()
+        slots = [block.slots for block in self._blocks]
+        lengths = np.array([len(of_block) for of_block in slots])
+        return self._runs, lengths.take(self.shape.listed), [slots[i] for i in self.shape.listed]
+
+    def _list_anew(self) -> Runs:
+        index = [block.run_starts for block in self._blocks]
+        position = [block.run_positions for block in self._blocks]
+        return Runs(
+            counts=np.array([len(of_block) for of_block in index]).take(self.shape.listed),
+            index=np.concatenate([index[i] for i in self.shape.listed]),
+            position=np.concatenate([position[i] for i in self.shape.listed]),
+        )

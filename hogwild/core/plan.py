@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 
-from hogwild.core.blocks import Block, IntArray
-from hogwild.core.frame import UNSEEN, Frame, Runs, Views
+from hogwild.core.blocks import Block, Int32Array, IntArray
+from hogwild.core.frame import UNSEEN, Frame, Runs, Shape
 from hogwild.core.rotary import MAX_OFFSET
 from hogwild.errors import HogwildError, LayoutError
 
@@ -68,7 +69,7 @@ class GroupPlan:
     turns: IntArray  # [R, B] `start_w(own) - start_w(b)`, or UNSEEN
     runs: Runs
     run_start: IntArray  # [N + 1] first column of each run, and C
-    column_slots: IntArray  # [C] where the K/V of each column lies in the pool
+    column_slots: Int32Array  # [C] where the K/V of each column lies in the pool
 
     @property
     def num_tokens(self) -> int:
@@ -154,7 +155,8 @@ class Planner:
     """Plans one pass after another, and remembers how the views of the last one were listed."""
 
     def __init__(self) -> None:
-        self._frames: dict[Views, Frame] = {}
+        self._frames: dict[Block, Frame] = {}  # of the last pass, by the own block of the first row
+        self._shape_of = lru_cache(maxsize=64)(Shape)
 
     def plan(
         self, groups: Sequence[Sequence[Row]], num_slots: int, appended: Sequence[Sequence[IntArray]]
@@ -163,30 +165,31 @@ class Planner:
 
         appended: for each row the slots that its new tokens were given. num_slots: size of the pool that holds them.
         """
-        rows = [row for group in groups for row in group]
-        slots = [new for group in appended for new in group]
-        token_ids = [token for row in rows for token in row.token_ids]
+        rows = list(chain.from_iterable(groups))
         planned = self._plan_groups(groups)
         return ForwardPlan(
-            token_ids=np.array(token_ids, dtype=np.int64),
+            token_ids=np.array([token for row in rows for token in row.token_ids], dtype=np.int64),
             positions=_concatenate([group.positions for group in planned]),
-            write_slots=_concatenate(slots),
+            write_slots=_concatenate(list(chain.from_iterable(appended))),
             logit_tokens=_logit_tokens(rows),
             groups=planned,
             num_slots=num_slots,
         )
 
     def _plan_groups(self, groups: Sequence[Sequence[Row]]) -> tuple[GroupPlan, ...]:
-        last, self._frames = self._frames, {}
-        planned, token_start = [], 0
+        frames, planned, token_start = {}, [], 0
         for rows in groups:
             active = [row for row in rows if row.token_ids]
             if active:
-                views = tuple(row.view for row in active)
-                frame = self._frames[views] = last.get(views) or Frame(views)
+                frame = frames[active[0].own] = self._frame(active)
                 planned.append(_plan_group(active, frame, token_start))
                 token_start += planned[-1].num_tokens
+        self._frames = frames
         return tuple(planned)
+
+    def _frame(self, rows: Sequence[Row]) -> Frame:
+        views, known = tuple([row.view for row in rows]), self._frames.get(rows[0].own)
+        return known if known is not None and known.views == views else Frame(views, self._shape_of)
 
 
 def build_plan(groups: Sequence[Sequence[Row]], num_slots: int, appended: Sequence[Sequence[IntArray]]) -> ForwardPlan:
@@ -196,31 +199,23 @@ def build_plan(groups: Sequence[Sequence[Row]], num_slots: int, appended: Sequen
 
 def _plan_group(rows: Sequence[Row], frame: Frame, token_start: int) -> GroupPlan:
     """The plan of the rows of one session that bring tokens; B is the number of blocks that they read."""
-    slots = [block.slots for block in frame.blocks]
-    lengths = np.array([len(of_block) for of_block in slots])
-    runs, counts = frame.runs(), [len(row.token_ids) for row in rows]
+    runs, lengths, slots = frame.list_runs()
     end = lengths.cumsum()
     run_start = np.empty(len(runs.index) + 1, dtype=np.int64)
     np.add(runs.index, runs.of_each(end - lengths), out=run_start[:-1])
     run_start[-1] = end[-1]
+    token_row, positions = frame.shape.place(lengths, [len(row.token_ids) for row in rows])
     group = GroupPlan(
         token_start=token_start,
-        token_row=np.repeat(np.arange(len(rows)), counts),
-        positions=_new_positions(lengths[frame.own], np.array(counts)),
-        turns=frame.turns(lengths),
+        token_row=token_row,
+        positions=positions,
+        turns=frame.shape.turns(lengths),
         runs=runs,
         run_start=run_start,
         column_slots=np.concatenate(slots),
     )
     _check_offsets(group)
     return group
-
-
-def _new_positions(lengths: IntArray, counts: IntArray) -> IntArray:
-    """Position of each new token in its own block; rows brought `counts` tokens to blocks of these `lengths`."""
-    ends = counts.cumsum()
-    positions: IntArray = np.arange(ends[-1]) + (lengths - ends).repeat(counts)
-    return positions
 
 
 def _logit_tokens(rows: Sequence[Row]) -> IntArray:
@@ -237,8 +232,8 @@ def _logit_tokens(rows: Sequence[Row]) -> IntArray:
 
 
 def _check_offsets(group: GroupPlan) -> None:
-    most = int(group.turns.max()) + group.runs.largest_shift  # not less than the largest offset
-    if most >= MAX_OFFSET and (np.abs(group.offsets).max() >= MAX_OFFSET):
+    most = group.num_columns + group.runs.last_position  # not less than the largest offset
+    if most >= MAX_OFFSET and np.abs(group.offsets).max() >= MAX_OFFSET:
         raise HogwildError(
             "a query would be turned too far",
             expected=f"offsets below {MAX_OFFSET} tokens",

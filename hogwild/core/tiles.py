@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hogwild.core.blocks import IntArray
+from hogwild.core.blocks import Int32Array, IntArray
 from hogwild.core.plan import GroupPlan
 
 TILE_SIZES = np.arange(8, 129, 8)
@@ -41,7 +41,7 @@ class Tiles:
 
     slices: tuple[Slice, ...]
     tile_run: IntArray  # [M] the run of each tile
-    tile_slots: IntArray  # [M * size] slots to gather
+    tile_slots: Int32Array  # [M * size] slots to gather
     column_run: IntArray  # [C'] the run of each column
     column_index: IntArray  # [C'] the column's index within its run
 

@@ -16,13 +16,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hogwild.core.blocks import IntArray
+from hogwild.core.blocks import Int32Array, IntArray
 from hogwild.core.frame import UNSEEN
 from hogwild.core.plan import ForwardPlan, GroupPlan
-
-Int32Array = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +55,14 @@ def cut_work(
     are then more items. skip: numbers of the groups that are attended in another way; their tokens have no items.
     """
     groups = [group for g, group in enumerate(plan.groups) if g not in skip]
-    tiles = [_tiles_of_runs(group, tile) for group in groups]
-    num_tiles = [int(of_runs.sum()) for of_runs in tiles]
+    tile_ends = [_tile_ends(group, tile) for group in groups]
+    num_tiles = [int(ends[-1]) for ends in tile_ends]
     chunks = [-(-group.num_tokens // query_tile) for group in groups]
     total = sum(n * c for n, c in zip(num_tiles, chunks, strict=True))
     parts = _Parts(plan.num_tokens)
-    for group, of_runs, n in zip(groups, tiles, num_tiles, strict=True):
+    for group, ends, n in zip(groups, tile_ends, num_tiles, strict=True):
         splits = min(max(1, num_items * n // total), n)
-        parts.add(group, of_runs, _Cut(tile, query_tile, splits, by_block))
+        parts.add(group, ends, _Cut(tile, query_tile, splits, by_block))
     return parts.joined()
 
 
@@ -85,7 +82,9 @@ class _Fixed:
 
     tokens: Int32Array  # [t, 5] without the positions
     items: Int32Array  # [i, 5]
-    segments: Int32Array  # [s, 5] columns are counted from the beginning of their block, lengths are left out
+    segments: Int32Array  # [s, 5] without columns and lengths
+    run: IntArray  # [s] the run of each segment
+    skipped: IntArray  # [s] how many keys of the run come before it
 
 
 class _Parts:
@@ -100,48 +99,54 @@ class _Parts:
         self.column_slots: list[Int32Array] = []
         self.num_items = self.num_segments = self.num_turns = self.num_columns = 0
 
-    def add(self, group: GroupPlan, tiles: IntArray, cut: _Cut) -> None:
-        """Add a group whose runs take so many `tiles`, cut in that way."""
+    def add(self, group: GroupPlan, tile_ends: IntArray, cut: _Cut) -> None:
+        """Add a group, cut in that way."""
         before = (group.token_start, self.num_items, self.num_segments, self.num_turns)
-        key = (tiles.tobytes(), group.token_row.tobytes(), cut, before)
-        fixed = group.runs.derived("work", key, lambda: self._fixed(group, tiles, cut))
+        key = (tile_ends.tobytes(), group.token_row.tobytes(), cut, before)
+        fixed = group.runs.derived("work", key, lambda: self._fixed(group, tile_ends, cut))
         tokens = self.tokens[group.token_start : group.token_start + group.num_tokens]
         tokens[:] = fixed.tokens
         tokens[:, 0] = group.positions
-        segments = _with_columns(fixed.segments, group)
-        segments[:, 3] += self.num_columns
+        segments = _with_columns(fixed, group)
+        if self.num_columns:
+            segments[:, 3] += self.num_columns
         turns, offsets = _turns_and_offsets(group)
         self.items.append(fixed.items)
         self.segments.append(segments)
         self.turns.append(turns)
         self.offsets.append(offsets)
-        self.column_slots.append(group.column_slots.astype(np.int32))
+        self.column_slots.append(group.column_slots.astype(np.int32, copy=False))
         self.num_items += len(fixed.items)
         self.num_segments += len(segments)
         self.num_turns += len(turns)
         self.num_columns += group.num_columns
 
-    def _fixed(self, group: GroupPlan, tiles: IntArray, cut: _Cut) -> _Fixed:
-        segments, edges = _cut_columns(group, tiles, cut.tile, cut.num_splits, cut.by_block)
-        return _Fixed(self._tokens(group, cut, len(edges) - 1), self._items(group, segments, edges, cut), segments)
+    def _fixed(self, group: GroupPlan, tile_ends: IntArray, cut: _Cut) -> _Fixed:
+        run, skipped, edges = _cut_columns(group, tile_ends, cut)
+        segments = np.empty((len(run), 5), dtype=np.int32)
+        segments[:, 0] = run
+        segments[:, 1] = group.run_index[run] + skipped
+        segments[:, 2] = group.run_shift[run]
+        tokens, items = self._tokens(group, cut, len(edges) - 1), self._items(group, run, edges, cut)
+        return _Fixed(tokens, items, segments, run, skipped)
 
     def _tokens(self, group: GroupPlan, cut: _Cut, num_splits: int) -> Int32Array:
-        token = np.arange(group.num_tokens)
-        tokens = np.zeros((len(token), 5), dtype=np.int32)
+        chunk, place = np.divmod(np.arange(group.num_tokens), cut.query_tile)
+        tokens = np.empty((len(chunk), 5), dtype=np.int32)
         tokens[:, 1] = self.num_turns + group.token_row * group.num_runs
-        tokens[:, 2] = token % cut.query_tile
-        tokens[:, 3] = self.num_items + token // cut.query_tile * num_splits
+        tokens[:, 2] = place
+        tokens[:, 3] = self.num_items + chunk * num_splits
         tokens[:, 4] = tokens[:, 3] + num_splits
         return tokens
 
-    def _items(self, group: GroupPlan, segments: Int32Array, edges: IntArray, cut: _Cut) -> Int32Array:
+    def _items(self, group: GroupPlan, run: IntArray, edges: IntArray, cut: _Cut) -> Int32Array:
         first = np.arange(0, group.num_tokens, cut.query_tile)
         items = np.empty((len(first), len(edges) - 1, 5), dtype=np.int32)
         items[..., 0] = group.token_start + first[:, None]
         items[..., 1] = np.minimum(group.num_tokens - first, cut.query_tile)[:, None]
         items[..., 2] = edges[:-1] + self.num_segments
         items[..., 3] = edges[1:] + self.num_segments
-        items[..., 4] = group.run_block[segments[edges[:-1], 0]] if cut.by_block else -1
+        items[..., 4] = group.run_block[run[edges[:-1]]] if cut.by_block else -1
         return items.reshape(-1, 5)
 
     def joined(self) -> WorkList:
@@ -164,50 +169,48 @@ def _joined(parts: list[Int32Array], width: int | None = None) -> Int32Array:
 
 def _turns_and_offsets(group: GroupPlan) -> tuple[Int32Array, Int32Array]:
     """`[R * N]` each: `GroupPlan.run_turns` and `GroupPlan.offsets`, made in 32 bits from the start."""
+    shift = group.runs.derived("shift", None, lambda: group.run_shift.astype(np.int32))
     turns = group.runs.of_each(group.turns.astype(np.int32))
-    offsets = turns + group.run_shift.astype(np.int32)
-    np.copyto(offsets, 0, where=turns == UNSEEN)
+    offsets = turns + shift
+    if np.minimum.reduce(group.turns, axis=None) == UNSEEN:  # not while every row reads every block
+        np.copyto(offsets, 0, where=turns == UNSEEN)
     return turns.ravel(), offsets.ravel()
 
 
-def _tiles_of_runs(group: GroupPlan, tile: int) -> IntArray:
-    """How many tiles each run takes: `ceil(n / tile)` for n keys."""
-    tiles: IntArray = -(-(group.run_start[1:] - group.run_start[:-1]) // tile)
-    return tiles
+def _tile_ends(group: GroupPlan, tile: int) -> IntArray:
+    """How many tiles the runs take, up to each: `ceil(n / tile)` for n keys."""
+    ends: IntArray = -((group.run_start[:-1] - group.run_start[1:]) // tile).cumsum()
+    return ends
 
 
-def _cut_columns(
-    group: GroupPlan, tiles: IntArray, tile: int, num_splits: int, by_block: bool
-) -> tuple[Int32Array, IntArray]:
-    """Segments `[s, 5]` of a group, in reading order, as in `_Fixed`; the first one of each split, and s, `[k + 1]`.
+def _cut_columns(group: GroupPlan, tile_ends: IntArray, cut: _Cut) -> tuple[IntArray, IntArray, IntArray]:
+    """Cut a group's columns into segments, in reading order, and deal these out to the splits.
 
-    Everything is counted in tiles.
+    Returns `run [s]` and `skipped [s]` as in `_Fixed`, and `[k + 1]`: the first segment of each split, then s. Every
+    run begins a segment, and so does every edge of a split within a run. Edges are counted in tiles.
     """
-    runs, end = group.runs, tiles.cumsum()
-    first, total = end - tiles, int(end[-1])
-    edges = np.arange(num_splits + 1) * total // num_splits
-    if by_block:
-        edges = np.union1d(edges, first[np.flatnonzero(np.diff(runs.block, prepend=-1))])
-    # Every run begins a segment, and so does every edge within a run. Few edges are searched for, not many runs.
-    run_of_edge = first.searchsorted(edges, side="right") - 1
-    within = (edges > first[run_of_edge]) & (edges < total)
-    run = np.repeat(np.arange(len(tiles)), 1 + np.bincount(run_of_edge[within], minlength=len(tiles)))
-    cuts = np.sort(np.concatenate([first, edges[within], [total]]))
-    segments = np.zeros((len(run), 5), dtype=np.int32)
-    segments[:, 0] = run
-    segments[:, 1] = runs.index[run] + (cuts[:-1] - first[run]) * tile
-    segments[:, 2] = runs.shift[run]
-    segments[:, 3] = segments[:, 1]
-    return segments, cuts.searchsorted(edges)
+    num_runs, total = group.num_runs, int(tile_ends[-1])
+    edges = np.arange(cut.num_splits) * total // cut.num_splits
+    if cut.by_block:
+        first_runs = np.flatnonzero(np.diff(group.run_block, prepend=-1))
+        edges = np.union1d(edges, np.append(0, tile_ends)[first_runs])
+    run_of_edge = tile_ends.searchsorted(edges, side="right")  # few edges are searched for, not many runs
+    past = edges - np.append(0, tile_ends)[run_of_edge]
+    is_within = past > 0
+    segment_of_edge = run_of_edge + is_within.cumsum()
+    within = segment_of_edge[is_within]
+    run, skipped = np.ones(num_runs + len(within), dtype=np.int64), np.zeros(num_runs + len(within), dtype=np.int64)
+    run[0] = run[within] = 0
+    skipped[within] = past[is_within] * cut.tile
+    return run.cumsum(), skipped, np.append(segment_of_edge, len(run))
 
 
-def _with_columns(fixed: Int32Array, group: GroupPlan) -> Int32Array:
-    """Segments with their first columns and lengths as they are in this pass."""
-    segments = fixed.copy()
-    start_of_block = group.run_start[:-1] - group.run_index
-    segments[:, 3] += start_of_block[segments[:, 0]]
-    # A segment ends where the next one begins; the last one at the end of the last run.
-    segments[:-1, 4] = segments[1:, 3]
-    segments[-1, 4] = group.num_columns
-    segments[:, 4] -= segments[:, 3]
+def _with_columns(fixed: _Fixed, group: GroupPlan) -> Int32Array:
+    """The segments with their first columns and lengths as they are in this pass."""
+    column = np.empty(len(fixed.run) + 1, dtype=np.int64)
+    np.add(group.run_start.take(fixed.run), fixed.skipped, out=column[:-1])
+    column[-1] = group.num_columns  # a segment ends where the next one begins; the last one at the end of the last run
+    segments = fixed.segments.copy()
+    segments[:, 3] = column[:-1]
+    segments[:, 4] = column[1:] - column[:-1]
     return segments

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from pool_model import Key, Pass, Twin, World
+from pool_model import Key, Pass, Twin, World, arrays_of
 
 from hogwild.core import tiles
 from hogwild.core.plan import GroupPlan
@@ -158,6 +158,23 @@ def tiles_hold_every_column(world: World) -> None:
         columns = group.run_start[cut.column_run[real]] + cut.column_index[real]
         equal(sorted(columns.tolist()), list(range(group.num_columns)), "columns")
         equal(slots[real].tolist(), group.column_slots[columns].tolist(), "slots")
+
+
+@invariant("what a planner remembers changes no plan")
+def memory_changes_nothing(world: World) -> None:
+    if world.last_pass is not None:
+        got, expected = arrays_of(world.last_pass.plan), arrays_of(world.last_pass.anew)
+        equal(got.keys(), expected.keys(), "arrays")
+        for name, array in expected.items():
+            assert got[name].dtype == array.dtype, name
+            equal(got[name].tolist(), array.tolist(), name)
+
+
+@invariant("a plan that was given out never changes")
+def plans_are_immutable(world: World) -> None:
+    for plan, arrays in world.given_out:
+        for name, array in arrays_of(plan).items():
+            equal(array.tolist(), arrays[name].tolist(), name)
 
 
 class TokenRead:

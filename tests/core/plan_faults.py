@@ -41,33 +41,72 @@ def offsets_count_the_lengths_before_the_pass(patch: Patch) -> None:
     group = plan._plan_group
 
     def early(rows: list[Row], views: frame.Frame, token_start: int) -> GroupPlan:
-        def turns(self: frame.Frame, lengths: IntArray) -> IntArray:
+        def turns(self: frame.Shape, lengths: IntArray) -> IntArray:
             before = lengths.copy()
-            for view, row in zip(self.indices, rows, strict=True):
-                before[view[-1]] -= len(row.token_ids)
+            before[self.own] -= [len(row.token_ids) for row in rows]
             return block_turns(self, before)
 
         with patch.context() as inner:
-            inner.setattr(frame.Frame, "turns", turns)
+            inner.setattr(frame.Shape, "turns", turns)
             return group(rows, views, token_start)
 
-    block_turns = frame.Frame.turns
+    block_turns = frame.Shape.turns
     patch.setattr(plan, "_plan_group", early)
 
 
 @fault("offsets are sums of earlier lengths")
 def a_repeated_block_is_listed_once(patch: Patch) -> None:
-    def once(views: frame.Views) -> tuple[list[Block], list[list[int]]]:
-        index: dict[Block, int] = {}
-        indices = [[index.setdefault(block, len(index)) for block in view] for view in views]
-        return list(index), indices
-
-    patch.setattr(frame, "list_blocks", once)
+    patch.setattr(frame, "_appearances", lambda view: [(number, 0) for number in view])
 
 
-@fault("a token reads its view and its own past, nothing else")
+REMEMBERED = "what a planner remembers changes no plan"
+
+
+@fault(REMEMBERED)
+def views_of_as_many_blocks_are_taken_for_one_shape(patch: Patch) -> None:
+    def careless(make: type[frame.Shape]) -> Callable[..., frame.Shape]:
+        seen: dict[object, frame.Shape] = {}
+        return lambda views: seen.setdefault((*map(len, views), max(map(max, views))), make(views))
+
+    patch.setattr(plan, "lru_cache", lambda maxsize: careless)
+
+
+@fault(REMEMBERED)
 def runs_are_listed_once_for_all_passes(patch: Patch) -> None:
     patch.setattr(Block, "runs_version", 0)
+
+
+@fault(REMEMBERED)
+def places_are_taken_for_those_of_the_last_pass(patch: Patch) -> None:
+    place = frame.Shape.place
+
+    def first(self: frame.Shape, lengths: IntArray, counts: list[int]) -> tuple[IntArray, IntArray]:
+        is_alike = (len(self._counts), sum(self._counts)) == (len(counts), sum(counts))
+        return place(self, lengths, self._counts if is_alike else counts)
+
+    patch.setattr(frame.Shape, "place", first)
+
+
+@fault(REMEMBERED)
+def a_frame_is_kept_while_its_first_writer_writes(patch: Patch) -> None:
+    def kept(self: plan.Planner, rows: list[Row]) -> frame.Frame:
+        return self._frames.get(rows[0].own) or frame.Frame(tuple(row.view for row in rows))
+
+    patch.setattr(plan.Planner, "_frame", kept)
+
+
+@fault("a plan that was given out never changes")
+def a_plan_is_changed_by_the_next_one(patch: Patch) -> None:
+    """Turns lie in memory that the next pass writes again."""
+    turns, memory = frame.Shape.turns, {}
+
+    def in_place(self: frame.Shape, lengths: IntArray) -> IntArray:
+        made = turns(self, lengths)
+        kept = memory.setdefault(made.shape, made)
+        kept[:] = made
+        return kept
+
+    patch.setattr(frame.Shape, "turns", in_place)
 
 
 def _visible(change: Callable[[GroupPlan, IntArray, IntArray], None]) -> Callable[[Patch], None]:
@@ -184,7 +223,7 @@ def slices_run_on_over_gaps(patch: Patch) -> None:
 
 @fault(ATTENTION)
 def queries_are_turned_the_wrong_way(patch: Patch) -> None:
-    patch.setattr(frame.Frame, "turns", _negated(frame.Frame.turns))
+    patch.setattr(frame.Shape, "turns", _negated(frame.Shape.turns))
 
 
 def _negated(turns: Callable[..., Any]) -> Callable[..., Any]:

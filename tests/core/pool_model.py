@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from hogwild.core import plan as planning
 from hogwild.core.blocks import Block, IntArray, Pages
 from hogwild.core.plan import ForwardPlan, Row
@@ -42,12 +44,22 @@ class Twin:
         return [key.token_id for key in self.keys]
 
 
+def arrays_of(plan: ForwardPlan) -> dict[str, np.ndarray]:
+    """Every array of a plan under a name."""
+    names = ("token_row", "positions", "turns", "run_start", "column_slots")
+    names += ("run_block", "run_index", "run_position", "run_shift", "run_turns", "offsets", "visible")
+    arrays = {f"{name} of group {g}": getattr(group, name) for g, group in enumerate(plan.groups) for name in names}
+    whole = ("token_ids", "positions", "write_slots", "logit_tokens")
+    return arrays | {name: getattr(plan, name) for name in whole}
+
+
 @dataclass
 class Pass:
     """A pass that has been planned: each row's view in twins, and how many tokens it brought."""
 
     groups: list[list[tuple[list[Twin], int]]]
     plan: ForwardPlan
+    anew: ForwardPlan  # by a planner that remembers nothing
 
     @property
     def rows(self) -> list[tuple[list[Twin], int]]:
@@ -64,6 +76,7 @@ class World:
         self.slots: dict[int, Key] = {}  # the pool's memory: what was last written to each slot
         self.num_tokens = 0
         self.last_pass: Pass | None = None
+        self.given_out: list[tuple[ForwardPlan, dict[str, np.ndarray]]] = []  # the last plans, and what was in them
         self._planner = planning.Planner()
         self._views: list[list[list[Twin]]] = []
         self.illegal_writes: list[str] = []
@@ -181,7 +194,9 @@ class World:
             self._expect_unchanged(before)
             return
         plan = self._planner.plan(planned, self.pool.num_slots, appended)
-        self.last_pass = Pass(groups, plan)
+        arrays = {name: array.copy() for name, array in arrays_of(plan).items()}
+        self.given_out = [*self.given_out[-3:], (plan, arrays)]
+        self.last_pass = Pass(groups, plan, planning.Planner().plan(planned, self.pool.num_slots, appended))
         ids, positions = plan.token_ids.tolist(), plan.positions.tolist()
         self._write(plan.write_slots, [Key(*key) for key in zip(ids, positions, strict=True)])
 

@@ -161,11 +161,11 @@ def the_last_chunk_is_taken_as_full(patch: Patch) -> None:
 def the_last_item_takes_what_is_left(patch: Patch) -> None:
     cut = work._cut_columns
 
-    def uneven(group: GroupPlan, tiles: Any, tile: int, num_splits: int, by_block: bool) -> Any:
-        segments, edges = cut(group, tiles, tile, num_splits, by_block)
-        if not by_block:
+    def uneven(group: GroupPlan, tile_ends: Any, how: Any) -> Any:
+        run, skipped, edges = cut(group, tile_ends, how)
+        if not how.by_block:
             edges[1:-1] = np.arange(1, len(edges) - 1)
-        return segments, edges
+        return run, skipped, edges
 
     patch.setattr(work, "_cut_columns", uneven)
 
@@ -179,7 +179,7 @@ def each_group_gets_all_the_items(patch: Patch) -> None:
 @fault("an item by block reads one block")
 def blocks_are_not_kept_apart(patch: Patch) -> None:
     cut = work._cut_columns
-    patch.setattr(work, "_cut_columns", lambda *args: cut(*args[:-1], False))
+    patch.setattr(work, "_cut_columns", lambda *args: cut(*args[:-1], replace(args[-1], by_block=False)))
 
 
 @fault("all tables are int32")

@@ -14,7 +14,7 @@ from hogwild.conformance.cases import AttentionCase
 from hogwild.conformance.oracle import Exact, exact_attention
 from hogwild.conformance.torch_pool import case_pool
 from hogwild.conformance.verdict import Verdict, judge
-from hogwild.core.frame import list_blocks
+from hogwild.core.frame import Frame
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
@@ -53,7 +53,7 @@ def block_problems(case: AttentionCase, exact: Exact, block_lse: Any) -> list[st
     problems, token = [], 0
     for group in case.groups:
         rows = [row for row in group if row.token_ids]
-        for row, view in zip(rows, list_blocks(tuple(row.view for row in rows))[1], strict=True):
+        for row, view in zip(rows, Frame(tuple(row.view for row in rows)).shape.indices, strict=True):
             tokens = slice(token, token + len(row.token_ids))
             expected = exact.block_log_sum_exp[tokens, :, : len(view)]
             got, allowed = block_lse[tokens][..., view], 1e-4 + exact.score_error[tokens, :, None]

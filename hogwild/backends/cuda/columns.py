@@ -55,7 +55,7 @@ class Columns:
 def find_columns(group: GroupPlan) -> Columns:
     """Choose the stretches and the tiles to gather for one group."""
     run = np.repeat(np.arange(group.num_runs), np.diff(group.run_start))
-    tiles = _Tiles(group.column_slots, run, group.num_runs)
+    tiles = _Tiles(group.column_slots.astype(np.int64), run, group.num_runs)
     uniform = tiles.longest(tiles.number, same_run=True)
     rest = np.ones(len(tiles.number), dtype=bool)
     for a, b in uniform:

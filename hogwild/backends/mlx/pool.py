@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hogwild.backends.base import LayerSpec
 from hogwild.backends.mlx.stored import Quantized, Stored, arrays, each, numbers, quantize
-from hogwild.core.blocks import IntArray
+from hogwild.core.blocks import Int32Array, IntArray
 from hogwild.core.quantized import vector_bytes
 from hogwild.errors import PoolExhausted
 
@@ -28,7 +28,7 @@ from hogwild.errors import PoolExhausted
 class SlotRows:
     """Slots as row numbers of the pool's arrays, made once per pass for each number of heads."""
 
-    def __init__(self, slots: IntArray, num_slots: int) -> None:
+    def __init__(self, slots: IntArray | Int32Array, num_slots: int) -> None:
         self._slots, self._num_slots = slots, num_slots
         self._rows: dict[int, mx.array] = {}
 

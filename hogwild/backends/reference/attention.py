@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hogwild.backends.reference.pool import Stored
-from hogwild.core.blocks import IntArray
+from hogwild.core.blocks import Int32Array, IntArray
 from hogwild.core.plan import ForwardPlan, GroupPlan
 from hogwild.core.tiles import cut
 
@@ -53,7 +53,7 @@ class _Group:
     def __init__(self, plan: GroupPlan, turns: Turns) -> None:
         self.plan, self.turns = plan, turns
         # Cut as if the columns lay side by side: the choice must not depend on where the pages are.
-        self.tiles = cut(replace(plan, column_slots=np.arange(plan.num_columns)))
+        self.tiles = cut(replace(plan, column_slots=np.arange(plan.num_columns, dtype=np.int32)))
         self.slice_slots = [_in_place(plan.column_slots[part.start : part.stop]) for part in self.tiles.slices]
         self.tile_slots = plan.column_slots[self.tiles.tile_slots]
 
@@ -126,12 +126,12 @@ class _Chunk:
         return self._hidden[window]
 
 
-def _in_place(slots: IntArray) -> slice | IntArray:
+def _in_place(slots: Int32Array) -> slice | Int32Array:
     """A slice where `slots` lie side by side, so that reading them copies nothing."""
     return slice(slots[0], slots[-1] + 1) if (np.diff(slots) == 1).all() else slots
 
 
-def _taken(pool: Stored, slots: IntArray) -> Array:
+def _taken(pool: Stored, slots: Int32Array) -> Array:
     # For plain numbers `take` is several times quicker than an index.
     return np.take(pool, slots, axis=1) if isinstance(pool, np.ndarray) else pool[:, slots]
 

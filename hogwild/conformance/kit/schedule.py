@@ -33,7 +33,9 @@ def pages(case: AttentionCase) -> Passes:
         array = np.full((given.shape[0], 2 * given.shape[1], given.shape[2]), np.nan, np.float32)
         array[:, moved] = given
         arrays.append(array)
-    groups = tuple(replace(group, column_slots=moved[group.column_slots]) for group in case.plan.groups)
+    groups = tuple(
+        replace(group, column_slots=moved[group.column_slots].astype(np.int32)) for group in case.plan.groups
+    )
     plan = replace(case.plan, groups=groups, write_slots=moved[case.plan.write_slots], num_slots=2 * case.keys.shape[1])
     yield np.arange(case.plan.num_tokens), replace(case, plan=plan, keys=arrays[0], values=arrays[1])
 
