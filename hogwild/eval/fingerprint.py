@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ VERSION = 1
 RUN_FILE = "run.json"
 _PACKAGE = Path(__file__).parents[1]
 _CODE = ("core", "backends", "models", "prompts", "eval", "cache.py", "engine.py", "model.py")
+_CONFIG = (".json", ".jinja", ".model", ".txt")
+_SCORING = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym")
 _BLOB = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 8
 Data = dict[str, Any]
@@ -34,6 +37,7 @@ def fingerprint(model: str, model_facts: Mapping[str, Any], options: EvalOptions
         "code": code_hash(),
         "options": json.loads(json.dumps(dataclasses.asdict(options))),
         "task": task,
+        "scoring": {name: _version(name) for name in _SCORING},
     }
 
 
@@ -63,17 +67,22 @@ def code_hash() -> str:
 
 
 def weights(name: str) -> Data:
-    """Revision and hash of the weights that a model's name stands for; both None for weights that are made up."""
+    """Revision of what a model's name stands for, hash of its weights, and of its config, tokenizer and template.
+
+    None where there is no such thing: weights that are made up, files that hold everything.
+    """
     from hogwild.models import find_checkpoint  # reads files: imported only when a model is hashed
 
     try:
         path = find_checkpoint(name).path
     except ModelNotFound:
-        return {"revision": None, "weights_sha256": None}
+        return {"revision": None, "weights_sha256": None, "config_sha256": None}
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
+    others = [file for file in sorted(path.glob("*")) if file.suffix in _CONFIG] if path.is_dir() else []
     return {
         "revision": path.name if path.parent.name == "snapshots" else None,
         "weights_sha256": _digest(map(_file_hash, files)) if files else None,
+        "config_sha256": _digest(file.name.encode() + file.read_bytes() for file in others) if others else None,
     }
 
 
@@ -126,6 +135,13 @@ def differences(before: Any, now: Any, place: str = "") -> Iterator[str]:
             yield from differences(before.get(name), now.get(name), f"{place}.{name}" if place else str(name))
     elif before != now:
         yield f"{place}: {_short(before)} -> {_short(now)}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _short(value: Any) -> str:

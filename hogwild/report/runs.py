@@ -13,7 +13,7 @@ from hogwild.eval.fingerprint import RUN_FILE, differences, read_run
 from hogwild.eval.rows import Key, Row, RowError, row_from_line
 
 NOT_COMPARED = frozenset(("seconds", "trace"))
-SETTINGS = ("model", "options", "task")
+SETTINGS = ("model", "options", "task", "scoring")
 _SHOWN = 5
 
 

@@ -42,7 +42,7 @@ def test_a_run_and_its_folder(command, tmp_path):
     assert "4 of 4 sessions" in remarks
     assert "tokens/s" in remarks
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert set(record["fingerprint"]) == {"model", "code", "options", "task"}
+    assert set(record["fingerprint"]) == {"model", "code", "options", "task", "scoring"}
     assert set(record["methods"]) == {"one/1", "combined/2"}
     made = rows(tmp_path / "run")
     assert [(row.method, row.workers) for row in made].count(("combined", 2)) == 2

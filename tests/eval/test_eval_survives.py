@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_models import write_tiny_model
 
 from hogwild.errors import OptionError, TraceError
 from hogwild.eval import ledger as ledger_module
+from hogwild.eval.fingerprint import weights
 from hogwild.eval.ledger import Ledger, WriteError
 from hogwild.eval.options import Shard
 from hogwild.eval.rows import Row, RowError, row_from_line, row_to_line
@@ -150,6 +152,25 @@ def test_a_changed_prompt_is_refused(tmp_path):
     told = dataclasses.replace(method, style=dataclasses.replace(method.style, finish="So?"))
     with pytest.raises(OptionError, match=r"methods.combined\+check/2.prompts_hash"):
         work(tmp_path, dataclasses.replace(SMALL, methods=[told]))
+
+
+def test_the_record_knows_weights_config_and_template(tmp_path):
+    def same() -> bool:
+        return weights(str(folder)) == before
+
+    folder = write_tiny_model(tmp_path / "model")
+    before = weights(str(folder))
+    assert same()
+    assert weights(str(write_tiny_model(tmp_path / "again"))) == before
+    for name in ("config.json", "tokenizer_config.json", "chat_template.jinja"):
+        text = (folder / name).read_text() if (folder / name).exists() else ""
+        (folder / name).write_text(f"{text} ")
+        assert not same()
+        before = weights(str(folder))
+    (folder / "README.md").write_text("not a part of the model")
+    assert same()
+    write_tiny_model(folder, seed=1)
+    assert weights(str(folder))["weights_sha256"] != before["weights_sha256"]
 
 
 def test_methods_and_seeds_can_be_added(tmp_path):
