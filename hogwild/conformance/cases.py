@@ -11,13 +11,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hogwild.conformance.sessions import draw_session
+from hogwild.conformance.sessions import draw_session, pick
 from hogwild.core.plan import ForwardPlan, Row, build_plan
 from hogwild.core.pool import PagePool
 from hogwild.core.quantized import dequantize, quantize
 from hogwild.core.rotary import NO_ROTARY, RotarySpec
 
 DType = Literal["float32", "float16", "bfloat16"]
+DTYPES: tuple[DType, ...] = ("float32", "float16", "bfloat16")
 KVDtype = Literal["auto", "int8"]
 Array = NDArray[Any]
 
@@ -47,19 +48,30 @@ class AttentionCase:
 
 
 def attention_case(
-    seed: int, *, dtype: DType | None = None, max_length: int = 70, kv_dtype: KVDtype = "auto"
+    seed: int,
+    *,
+    dtype: DType | None = None,
+    max_length: int = 70,
+    max_work: float = np.inf,
+    kv_dtype: KVDtype = "auto",
 ) -> AttentionCase:
-    """Case number `seed`; blocks are mostly shorter than `max_length`. `dtype` None: any."""
+    """Case number `seed`; blocks are mostly shorter than `max_length`. `dtype` None: any.
+
+    max_work: multiplications for the scores, beyond which a case gets fewer heads than drawn.
+    """
     rng = np.random.default_rng([20250409, seed])
-    pool = PagePool(4, page_size=int(rng.choice([1, 2, 3, 4, 8, 16, 16, 32, 64])))
-    num_groups = int(rng.choice([1, 1, 1, 2, 3]))
+    pool = PagePool(4, page_size=pick(rng, (1, 2, 3, 4, 8, 16, 16, 32, 64)))
+    num_groups = pick(rng, (1, 1, 1, 2, 3))
     groups, appended = zip(*(draw_session(rng, pool, max_length) for _ in range(num_groups)), strict=True)
     plan = build_plan(groups, pool.num_slots, appended)
-    chosen: DType = dtype or str(rng.choice(["float32", "float16", "bfloat16"]))  # type: ignore[assignment]
-    kv_heads, group_size = _heads(rng, sum(group.num_tokens * group.num_columns for group in plan.groups))
+    chosen: DType = dtype if dtype is not None else pick(rng, DTYPES)
+    num_pairs = sum(group.num_tokens * group.num_columns for group in plan.groups)
+    kv_heads, group_size = _heads(rng, num_pairs)
     key_dim, value_dim = _head_dims(rng)
+    if num_pairs * key_dim * kv_heads * group_size > max_work:
+        kv_heads, group_size = _at_most(max(1, int(max_work / (num_pairs * key_dim))), kv_heads, group_size)
     num_heads = kv_heads * group_size
-    scale = float(rng.choice([key_dim**-0.5, 1.0 / key_dim, 0.3]))
+    scale = pick(rng, (key_dim**-0.5, 1.0 / key_dim, 0.3))
     queries = rounded(rng.standard_normal((plan.num_tokens, num_heads, key_dim), dtype=np.float32), chosen)
     keys, values = _stored(rng, plan, kv_heads, (key_dim, value_dim), chosen)
     if rng.random() < 0.1:
@@ -74,8 +86,8 @@ def attention_case(
         dtype=chosen,
         rotary=_rotary(rng, key_dim),
         scale=scale,
-        window=int(rng.choice([1, 2, 7, 16, 30, 64])) if rng.random() < 0.25 else None,
-        softcap=float(rng.choice([5.0, 50.0])) if rng.random() < 0.2 else None,
+        window=pick(rng, (1, 2, 7, 16, 30, 64)) if rng.random() < 0.25 else None,
+        softcap=pick(rng, (5.0, 50.0)) if rng.random() < 0.2 else None,
         sinks=_sinks(rng, num_heads) if rng.random() < 0.2 else None,
         kv_dtype=kv_dtype,
     )
@@ -103,14 +115,19 @@ def rounded(x: Array, dtype: DType) -> Array:
 
 def _heads(rng: np.random.Generator, num_pairs: int) -> tuple[int, int]:
     """kv heads, and query heads for each; few where there are many pairs of tokens and columns."""
-    kv_heads = int(rng.choice([1, 2, 3])) if num_pairs < 4000 else 1
-    group_size = int(rng.choice([1, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32]))
+    kv_heads = pick(rng, (1, 2, 3)) if num_pairs < 4000 else 1
+    group_size = pick(rng, (1, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32))
     return kv_heads, group_size if num_pairs < 16000 else min(group_size, 4)
 
 
+def _at_most(num_heads: int, kv_heads: int, group_size: int) -> tuple[int, int]:
+    group_size = min(group_size, num_heads)
+    return min(kv_heads, num_heads // group_size), group_size
+
+
 def _head_dims(rng: np.random.Generator) -> tuple[int, int]:
-    key_dim = int(rng.choice([8, 16, 24, 32, 40, 56, 64, 64, 72, 80, 96, 112, 128, 128, 136, 192, 256]))
-    return key_dim, key_dim if rng.random() < 0.8 else int(rng.choice([8, 24, 32, 64, 104, 128]))
+    key_dim = pick(rng, (8, 16, 24, 32, 40, 56, 64, 64, 72, 80, 96, 112, 128, 128, 136, 192, 256))
+    return key_dim, key_dim if rng.random() < 0.8 else pick(rng, (8, 24, 32, 64, 104, 128))
 
 
 def _loudness(rng: np.random.Generator, queries: Array, keys: Array, scale: float, dtype: DType) -> float:
@@ -121,7 +138,7 @@ def _loudness(rng: np.random.Generator, queries: Array, keys: Array, scale: floa
 
 
 def _sinks(rng: np.random.Generator, num_heads: int) -> Array:
-    loudness = rng.choice([1.0, 1.0, 10.0])
+    loudness = pick(rng, (1.0, 1.0, 10.0))
     return np.asarray(loudness * rng.standard_normal(num_heads), dtype=np.float32)
 
 
@@ -130,7 +147,7 @@ def _rotary(rng: np.random.Generator, key_dim: int) -> RotarySpec:
         return NO_ROTARY
     num_dims = key_dim if rng.random() < 0.6 else 2 * int(rng.integers(1, key_dim // 2 + 1))
     start = 0 if rng.random() < 0.7 else int(rng.integers(0, key_dim - num_dims + 1))
-    theta = float(rng.choice([1e4, 5e5, 1e6]))
+    theta = pick(rng, (1e4, 5e5, 1e6))
     inv_freq = (theta ** -(np.arange(0, num_dims, 2) / num_dims)).astype(np.float32)
     pairing: Literal["half", "interleaved"] = "half" if rng.random() < 0.6 else "interleaved"
     return RotarySpec(tuple(map(float, inv_freq)), pairing, start)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from hogwild.conformance.cases import Array, AttentionCase
+from hogwild.conformance.sequences import pairs_side_by_side
 from hogwild.core.blocks import IntArray
 from hogwild.core.quantized import quantize
+from hogwild.core.rotary import OffsetTable
 
 Answer = Callable[[AttentionCase], Array]
 """Gives `[T, H, Dv]` for a case."""
-Supports = Callable[[AttentionCase], bool]
+Fit = Callable[[AttentionCase], AttentionCase]
+"""Gives a case without the features that a backend lacks."""
 
 
 def reference_supports(case: AttentionCase) -> bool:
-    """The reference backend knows neither soft caps nor sinks, and values are as wide as keys."""
-    return case.softcap is None and case.sinks is None and case.keys.shape[2] == case.values.shape[2]
+    """The reference backend knows neither soft caps nor sinks."""
+    return case.softcap is None and case.sinks is None
+
+
+def reference_case(case: AttentionCase) -> AttentionCase:
+    """The case without what the reference backend lacks."""
+    return replace(case, softcap=None, sinks=None)
 
 
 def reference_answer(case: AttentionCase) -> Array:
@@ -25,34 +34,21 @@ def reference_answer(case: AttentionCase) -> Array:
     from hogwild.backends.reference.attention import PassReader
 
     num_tokens, num_heads, key_dim = case.queries.shape
-    order = _pairs_side_by_side(case)
-    inv_freq = np.zeros(key_dim // 2)
-    inv_freq[: len(case.rotary.inv_freq)] = case.rotary.inv_freq
+    table, order = OffsetTable(case.rotary), pairs_side_by_side(case.rotary, key_dim)
 
     def turns(offsets: IntArray) -> Array:
-        return np.asarray(np.exp(1j * (offsets[..., None] * inv_freq)), dtype=np.complex64)
+        phases = np.ones((*offsets.shape, key_dim // 2), dtype=np.complex64)
+        turning = phases[..., : len(case.rotary.inv_freq)]
+        turning.real, turning.imag = table(offsets)
+        return phases
 
     reader = PassReader(case.plan, turns, num_heads, key_dim, np.dtype(np.float32))
-    queries = np.ascontiguousarray(case.queries[..., order]) * np.float32(case.scale)
+    queries = case.queries.take(order, axis=-1) * np.float32(case.scale)
     queries = queries.reshape(num_tokens, case.keys.shape[0], -1, key_dim)
-    keys, values = np.ascontiguousarray(case.keys[..., order]), case.values
-    in_8_bits = case.kv_dtype == "int8"
-    pool = (quantize(keys), quantize(values)) if in_8_bits else (keys, values)
+    keys, values = case.keys.take(order, axis=-1), case.values
+    pool = (quantize(keys), quantize(values)) if case.kv_dtype == "int8" else (keys, values)
     with np.errstate(invalid="ignore"):
-        return reader.attend(queries, pool[0], pool[1], case.window).reshape(num_tokens, num_heads, key_dim)
-
-
-def _pairs_side_by_side(case: AttentionCase) -> IntArray:
-    """The features in the reference backend's order: each pair's two together, then those that do not turn."""
-    spec, count = case.rotary, len(case.rotary.inv_freq)
-    pairs = np.arange(2 * count).reshape(2, count).T if spec.pairing == "half" else np.arange(2 * count)
-    turning = spec.start + pairs.ravel()
-    return np.concatenate([turning, np.setdiff1d(np.arange(case.keys.shape[2]), turning)])
-
-
-def mlx_supports(case: AttentionCase) -> bool:
-    """MLX's plain attention knows no soft cap."""
-    return case.softcap is None
+        return reader.attend(queries, pool[0], pool[1], case.window).reshape(num_tokens, num_heads, -1)
 
 
 def mlx_answer(case: AttentionCase) -> Array:
@@ -61,7 +57,6 @@ def mlx_answer(case: AttentionCase) -> Array:
 
     from hogwild.backends.mlx.attention import PassReader
     from hogwild.conformance.mlx_pool import case_arrays
-    from hogwild.core.rotary import OffsetTable
 
     dtype = getattr(mx, case.dtype)
     tables = {case.rotary: OffsetTable(case.rotary)}
@@ -74,13 +69,9 @@ def mlx_answer(case: AttentionCase) -> Array:
         window=case.window,
         scale=case.scale,
         sinks=None if case.sinks is None else mx.array(case.sinks),
+        softcap=case.softcap,
     )
     return np.array(output[:, :, 0].astype(mx.float32))
-
-
-def torch_supports(case: AttentionCase) -> bool:
-    """All of them."""
-    return True
 
 
 def torch_answer(case: AttentionCase, device: str = "cpu") -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,7 +13,13 @@ from hogwild.core.pool import PagePool
 from hogwild.core.rotary import MAX_OFFSET
 
 Rows = tuple[Row, ...]
+_Any = TypeVar("_Any")
 _MARGIN = 16384  # more than the tokens of any view here
+
+
+def pick(rng: np.random.Generator, among: Sequence[_Any]) -> _Any:
+    """Any of them; the same as `rng.choice`, in a quarter of its time."""
+    return among[int(rng.integers(len(among)))]
 
 
 def draw_session(rng: np.random.Generator, pool: PagePool, max_length: int) -> tuple[Rows, tuple[IntArray, ...]]:
@@ -42,7 +49,7 @@ def draw_session(rng: np.random.Generator, pool: PagePool, max_length: int) -> t
 
 def _common(rng: np.random.Generator, pool: PagePool, max_length: int) -> Block:
     common = _block(rng, pool, max_length, "common")
-    for _ in range(int(rng.choice([0, 0, 1, 3, 20]))):
+    for _ in range(pick(rng, (0, 0, 1, 3, 20))):
         common.link(_block(rng, pool, 12, "step"))
     if rng.random() < 0.1:  # a block that continues after what was published into it
         common.append(_tokens(rng, pool.page_size, max_length))
@@ -51,7 +58,7 @@ def _common(rng: np.random.Generator, pool: PagePool, max_length: int) -> Block:
 
 def _owns(rng: np.random.Generator, pool: PagePool) -> list[Block]:
     """The workers' own blocks, grown in turns so that their pages interleave; some have steps published into them."""
-    owns = [Block(pool, f"own {i}") for i in range(int(rng.choice([1, 2, 2, 3, 4, 5, 6, 7, 8])))]
+    owns = [Block(pool, f"own {i}") for i in range(pick(rng, (1, 2, 2, 3, 4, 5, 6, 7, 8)))]
     for _ in range(int(rng.integers(0, 4))):
         for own in owns:
             own.append(_tokens(rng, pool.page_size, 12))
@@ -66,7 +73,7 @@ def _fork(rng: np.random.Generator, block: Block) -> Block:
     fork = block.fork("fork")
     if rng.random() < 0.5:
         fork.truncate(int(rng.integers(0, len(fork) + 1)))
-    fork.append([0] * int(rng.choice([0, 0, 1, 5])))
+    fork.append([0] * pick(rng, (0, 0, 1, 5)))
     return fork
 
 
@@ -92,7 +99,7 @@ def _view(
     """Some view: whole or in part, in any order, the separator as often as it likes."""
     others = [block for block in owns if block is not own and rng.random() < 0.8]
     between = [part for block in others for part in ((block, separator) if rng.random() < 0.5 else (block,))]
-    first = [shared[int(rng.integers(len(shared)))]] if rng.random() < 0.9 else []
+    first = [pick(rng, shared)] if rng.random() < 0.9 else []
     if rng.random() < 0.1:
         first += shared  # the same keys twice in a view
     view = [*first, *crowd, *between]
@@ -109,10 +116,9 @@ def _block(rng: np.random.Generator, pool: PagePool, most: int, name: str) -> Bl
 
 def _tokens(rng: np.random.Generator, page: int, most: int) -> list[int]:
     edges = [0, 1, 2, page - 1, page, page + 1, 2 * page + 1, 31]
-    length = edges[int(rng.integers(len(edges)))] if rng.random() < 0.4 else int(rng.integers(0, most + 1))
+    length = pick(rng, edges) if rng.random() < 0.4 else int(rng.integers(0, most + 1))
     return [0] * min(length, most)
 
 
 def _new_tokens(rng: np.random.Generator) -> tuple[int, ...]:
-    counts = [0, 1, 1, 1, 1, 1, 2, 5, 17]
-    return (1,) * (40 if rng.random() < 0.02 else counts[int(rng.integers(len(counts)))])
+    return (1,) * (40 if rng.random() < 0.02 else pick(rng, (0, 1, 1, 1, 1, 1, 2, 5, 17)))

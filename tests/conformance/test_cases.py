@@ -7,21 +7,23 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from plain_checks import plain_case
 
 from hogwild.conformance.cases import AttentionCase, attention_case, rounded
 
-NUM_CASES = 1500  # of the 6,000 that a backend must pass: numbers are drawn one by one, so any part is a sample
+NUM_CASES = 1500  # of those that each plain backend answers: numbers are drawn one by one, so any part is a sample
 PRIMES = {7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67}
 
 
 @pytest.fixture(scope="module")
 def counts() -> Counter[str]:
-    return Counter(trait for seed in range(NUM_CASES) for trait in traits(attention_case(seed)))
+    return Counter(trait for seed in range(NUM_CASES) for trait in traits(plain_case(seed)))
 
 
 def traits(case: AttentionCase) -> Iterator[str]:
     """What a case has, in words; each at most once."""
-    yield case.dtype
+    yield case.dtype if case.kv_dtype == "auto" else "K/V in 8 bits"
+    yield f"up to 10^{int(np.ceil(np.log10(work(case))))} products"
     yield f"head dim {case.keys.shape[2]}"
     yield f"group size {case.queries.shape[1] // case.keys.shape[0]}"
     yield f"pairing {case.rotary.pairing}" if case.rotary.num_dims else "no rotation"
@@ -35,6 +37,12 @@ def traits(case: AttentionCase) -> Iterator[str]:
     yield f"{len(case.plan.groups)} groups"
     yield from set(_traits_of_views(case))
     yield from _traits_of_numbers(case)
+
+
+def work(case: AttentionCase) -> int:
+    """Multiplications for the scores."""
+    pairs = sum(group.num_tokens * group.num_columns for group in case.plan.groups)
+    return pairs * case.queries.shape[1] * case.queries.shape[2]
 
 
 def _traits_of_views(case: AttentionCase) -> Iterator[str]:
@@ -79,7 +87,17 @@ def _traits_of_numbers(case: AttentionCase) -> Iterator[str]:
 
 
 WANTED = [
-    *("float32", "float16", "bfloat16", "window", "softcap", "sinks", "dead slots", "values of another width"),
+    *(
+        "float32",
+        "float16",
+        "bfloat16",
+        "K/V in 8 bits",
+        "window",
+        "softcap",
+        "sinks",
+        "dead slots",
+        "values of another width",
+    ),
     *(f"head dim {dim}" for dim in (8, 16, 24, 32, 40, 56, 64, 72, 80, 96, 112, 128, 136, 192, 256)),
     *(f"group size {size}" for size in (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)),
     *(f"page size {size}" for size in (1, 2, 3, 4, 8, 16, 32, 64)),
@@ -91,6 +109,7 @@ WANTED = [
     *("a block twice in a view", "a page shared by two blocks", "many published steps", "a small turn backwards"),
     *("ragged rows", "a row without tokens", "offset near +2^20", "offset near -2^20"),
     *("scores beyond 1e3", "scores beyond 1e5"),
+    *(f"up to 10^{power} products" for power in (4, 5, 6, 7, 8)),
 ]
 
 

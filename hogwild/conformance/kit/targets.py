@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -79,21 +79,10 @@ def work(case: AttentionCase) -> int:
 def _reference() -> Iterator[Target]:
     yield Target(
         *("reference", "plain", "cpu", plain.reference_answer),
-        fit=_for_reference,
+        fit=plain.reference_case,
         arithmetic="float32",
         promises=frozenset({"repeat", "pages"}),
     )
-
-
-def _for_reference(case: AttentionCase) -> AttentionCase:
-    narrow = min(case.keys.shape[2], case.values.shape[2])
-    if case.softcap is None and case.sinks is None and case.keys.shape[2] == case.values.shape[2]:
-        return case
-    width = case.keys.shape[2]
-    values = case.values[..., :narrow]
-    if narrow < width:
-        values = np.concatenate([values] * -(-width // narrow), axis=2)[..., :width]
-    return replace(case, softcap=None, sinks=None, values=np.ascontiguousarray(values))
 
 
 def _mlx() -> Iterator[Target]:
@@ -101,7 +90,7 @@ def _mlx() -> Iterator[Target]:
 
     on_gpu = mx.default_device() == mx.Device(mx.gpu)
     device = "gpu" if on_gpu else "cpu"
-    yield Target("mlx", "plain", device, plain.mlx_answer, fit=lambda case: replace(case, softcap=None))
+    yield Target("mlx", "plain", device, plain.mlx_answer)
     if on_gpu:
         yield Target("mlx", "metal", device, _metal_answer)
 
