@@ -44,10 +44,14 @@ Each family is a small random model with the structure of the published one that
 norms, soft caps and scales, with small sizes. transformers writes it as a folder; each backend loads that folder, and a
 worker's text lies in five blocks, two of them published; it is longer than the window. *Exact* means that the logits
 are those of transformers' own forward of the same tokens, to {tolerance:.0e} of the largest one, in float32; the number
-is the largest difference. *Exact to mlx-lm's own forward* means that mlx-lm computes or reads another model than
-transformers, for the reason given, and that hogwild computes the same as mlx-lm. *Refused* means that loading ends with
-an error that gives this reason. A family that is not in the table is treated alike: it is measured when it is loaded,
-and refused if it is not exact.
+is the largest difference. *Exact to mlx-lm's own forward* means that mlx-lm cannot read what transformers writes, and
+that hogwild computes the same as mlx-lm. *Refused* means that loading ends with an error that gives this reason. A
+family that is not in the table is treated alike: it is measured when it is loaded, and refused if it is not exact.
+
+Where mlx-lm's code computes something else than a model's config states, hogwild follows the config, so that both
+backends compute one model: windows (Mistral, Mixtral, Phi-3, StarCoder2, Gemma 2, MiMo), the tanh approximation of GELU
+or the exact one (Gemma, StarCoder2, GPT-NeoX), the share of each head that turns (GLM-4 of 2024), YaRN's options
+(gpt-oss). Such a model differs from stock mlx-lm. What cannot be put right is refused.
 
 Versions: {versions}.
 

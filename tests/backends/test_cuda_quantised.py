@@ -13,10 +13,13 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
 from hogwild.backends.cuda import TorchBackend, load  # noqa: E402
 from hogwild.backends.cuda.loading import quiet  # noqa: E402
 from hogwild.backends.options import LoadOptions  # noqa: E402
+from hogwild.cli.app import app  # noqa: E402
 from hogwild.conformance.families import family  # noqa: E402
 from hogwild.conformance.small_models import (  # noqa: E402
     checkpoint_of,
@@ -27,6 +30,7 @@ from hogwild.conformance.small_models import (  # noqa: E402
 )
 from hogwild.errors import BackendUnavailable, ModelRefused  # noqa: E402
 from tests.backends.cuda_models import plain  # noqa: E402
+from tests.tiny_models import write_tiny_model  # noqa: E402
 
 CPU = LoadOptions("float32", "cpu")
 TOKENS = random_tokens()
@@ -52,21 +56,54 @@ def assert_exact(backend: TorchBackend, tolerance: float = 2e-5) -> None:
     assert error <= tolerance
 
 
-@pytest.mark.parametrize(
-    ("package", "config"),
-    [
-        ("gptqmodel", {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}),
-        ("optimum", {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}),
-        ("bitsandbytes", {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
-        ("compressed-tensors", {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}}),
-    ],
-)
-def test_a_missing_package_is_named(tmp_path: Path, package: str, config: dict[str, Any]) -> None:
-    """The error is transformers' own, so the config has reached it."""
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm", "zero_point": True}
+GPTQ = {"quant_method": "gptq", "bits": 8, "group_size": 32, "desc_act": True, "sym": False}
+NEEDED = {
+    "gptqmodel": AWQ,
+    "optimum": GPTQ,
+    "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "compressed-tensors": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}},
+}
+
+
+@pytest.mark.parametrize("package", NEEDED)
+def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path, package: str) -> None:
     if installed(package.replace("-", "_")):
         pytest.skip(f"{package} is installed")
-    with pytest.raises(BackendUnavailable, match=f"package that is not installed.*{package}"):
+    with pytest.raises(BackendUnavailable) as raised:
+        load(folder_with(tmp_path, NEEDED[package]), CPU)
+    assert f"quantised by {NEEDED[package]['quant_method']}," in raised.value.problem
+    assert f"run `pip install -U '{package}" in str(raised.value.remedy)
+    assert "or use a checkpoint of this model in bfloat16 or float16" in str(raised.value.remedy)
+
+
+@pytest.mark.parametrize("config", [AWQ, GPTQ], ids=["awq", "gptq"])
+def test_the_config_reaches_transformers_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
+) -> None:
+    """Where the packages are missing, this is as far as loading gets: the quantiser, just before it asks for them."""
+    quantiser, seen = AUTO_QUANTIZER_MAPPING[config["quant_method"]], []
+
+    def record(self: Any, **options: Any) -> None:
+        seen.append((self.quantization_config.to_dict(), options["device_map"]))
+        raise ImportError("stop here")
+
+    monkeypatch.setattr(quantiser, "__init__", lambda self, found, **_: setattr(self, "quantization_config", found))
+    monkeypatch.setattr(quantiser, "validate_environment", record)
+    with pytest.raises(BackendUnavailable, match="stop here"):
         load(folder_with(tmp_path, config), CPU)
+    [(found, device_map)] = seen
+    assert {name: found[name] for name in config} == config
+    assert device_map == {"": "cpu"}
+
+
+@pytest.mark.skipif(installed("gptqmodel"), reason="gptqmodel is installed")
+def test_the_command_names_the_remedy_and_ends_with_2(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path, "llama", quantization_config=AWQ)
+    result = CliRunner().invoke(app, ["info", "--model", str(folder), "--backend", "cuda", "--device", "cpu"])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "run `pip install -U 'gptqmodel'`" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("config", [{"quant_method": "of_the_future"}, {"bits": 4}])

@@ -176,7 +176,6 @@ def test_hidden_states_are_each_layers_output(tmp_path: Path) -> None:
     assert {type(layer).__mro__[1].__name__ for layer in backend.model.layers} == {"Module"}
 
 
-YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "mscale": 1.0, "mscale_all_dim": 1.0}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "gpt2": (
         {"model_type": "gpt2", "n_ctx": 128, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 128}
@@ -220,25 +219,21 @@ def test_what_cannot_be_computed_exactly_is_refused(tmp_path: Path, name: str) -
         load_folder(tmp_path)
 
 
-OTHERS: dict[str, dict[str, Any]] = {
-    "deepseek_v2": {"model_type": "deepseek_v2", **SMALL, "num_key_value_heads": 4, "moe_intermediate_size": 16}
-    | {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "v_head_dim": 8, "qk_nope_head_dim": 4}
-    | {"n_routed_experts": None, "rope_theta": 1e4, "rope_scaling": YARN},
-    "gemma3_text": {"model_type": "gemma3_text", **SMALL, "head_dim": 8, "sliding_window": 12}
-    | {"sliding_window_pattern": 2, "query_pre_attn_scalar": 8, "rope_theta": 1e6, "rope_local_base_freq": 1e4},
-    "cohere2": {"model_type": "cohere2", **SMALL, "head_dim": 8, "sliding_window": 12, "sliding_window_pattern": 2}
-    | {"rope_theta": 1e4, "layer_norm_eps": 1e-5, "logit_scale": 0.1},
-    "stablelm": {"model_type": "stablelm", **SMALL, "partial_rotary_factor": 0.5, "use_qkv_bias": True}
-    | {"rope_theta": 1e4, "norm_eps": 1e-5, "layer_norm_eps": 1e-5},
-    "olmoe": {"model_type": "olmoe", **SMALL, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
-    | {"rope_theta": 1e4},
-}
+SLIDING, FULL = "sliding_attention", "full_attention"
+GEMMA_3N = {
+    **{**SMALL, "num_hidden_layers": 10, "intermediate_size": [48] * 10},
+    "head_dim": 8, "num_kv_shared_layers": 5, "layer_types": [*[SLIDING] * 4, FULL] * 2, "sliding_window": 12,
+    "rope_theta": 1e6, "rope_local_base_freq": 1e4, "final_logit_softcapping": 30.0, "hidden_activation": "gelu_new",
+    "activation_sparsity_pattern": [0.95] * 2 + [0.0] * 8, "hidden_size_per_layer_input": 8, "laurel_rank": 8,
+    "vocab_size_per_layer_input": 99, "altup_num_inputs": 4, "altup_active_idx": 0, "altup_coef_clip": 120.0,
+    "altup_correct_scale": True, "model_type": "gemma3n_text", "query_pre_attn_scalar": 8,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_kinds_of_models_agree_with_mlx_lm(tmp_path: Path, name: str) -> None:
-    """Rotary at the end or at a part of the head, interleaved, mixed with layers that have none, two bases, experts."""
-    backend = load_folder(write_mlx_model(tmp_path, **OTHERS[name]))
+def test_layers_that_read_the_keys_of_earlier_ones(tmp_path: Path) -> None:
+    """Gemma 3n hands them the earlier layer's cache; transformers makes the whole model only where timm is."""
+    backend = load_folder(write_mlx_model(tmp_path, model_type="gemma3n", text_config=GEMMA_3N))
+    assert [layer.window for layer in backend.spec.layers] == [12, 12, 12, 12, None]
     tokens = [token % 99 for token in TOKENS]
     np.testing.assert_allclose(in_blocks(backend, tokens), plain_logits(backend.model, tokens), atol=3e-4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -67,17 +68,9 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions, ranks: Ranks | None
             model, info = _read(checkpoint, dtype, device, ranks)
     except HogwildError:
         raise
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"loading {checkpoint.name} needs a package that is not installed", got=_one_line(error)
-        ) from error
     except Exception as error:
-        method = quantisation(checkpoint.config)
-        if method is not None:
-            raise BackendUnavailable(
-                f"transformers cannot load {checkpoint.name}, quantised by {method}, on this machine",
-                got=_one_line(error),
-            ) from error
+        if isinstance(error, ImportError) or quantisation(checkpoint.config) is not None:
+            raise _not_here(checkpoint, error) from error
         raise CheckpointError(f"transformers cannot load {checkpoint.name}", got=_one_line(error)) from error
     for problem, names in (("lacks", info["missing_keys"]), ("does not use", info["unexpected_keys"])):
         if names:
@@ -218,6 +211,20 @@ def _config(checkpoint: Checkpoint) -> Any:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelRefused(f"models of type {family!r} do not predict the next token")
     return config
+
+
+def _not_here(checkpoint: Checkpoint, error: Exception) -> BackendUnavailable:
+    """For weights that transformers cannot read on this machine; its own words say which package is missing."""
+    method, install = quantisation(checkpoint.config), re.search(r"pip install (-U )?'?([^`' ]+)", str(error))
+    remedies = [f"run `pip install -U '{install[2]}'`"] if install else []
+    if method is not None:
+        remedies.append("use a checkpoint of this model in bfloat16 or float16")
+    quantised = "" if method is None else f", quantised by {method},"
+    return BackendUnavailable(
+        f"loading {checkpoint.name}{quantised} needs what is not on this machine",
+        got=_one_line(error),
+        remedy=", or ".join(remedies) or "install the package that is named",
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -52,8 +52,9 @@ def check_stated(layers: Sequence[LayerSpec], config: _Config) -> None:
     text = text_of(config)
     scaling = scaling_of(text)
     _check_share(layers, text)
-    for rule in _stretches(text, scaling):
-        if not any(_same(layer.rotary, stated_rotary(rule, layer.rotary.num_dims)) for layer in _turning(layers)):
+    for rule in _rules(text, scaling):
+        turning = [layer.rotary for layer in layers if layer.rotary.num_dims]
+        if turning and not any(_same(rotary, stated_rotary(rule, rotary.num_dims)) for rotary in turning):
             found = kind_of(scaling_of(rule))
             raise _left_out("no layer turns by the frequencies that its config states", f"rope_scaling {found!r}")
     if config.get("model_type") in _CONFIG_IS_THE_RULE:
@@ -72,14 +73,19 @@ def _check_share(layers: Sequence[LayerSpec], text: _Config) -> None:
             raise refused(i, f"mlx-lm turns {layer.rotary.num_dims} features of each head, its config states {stated}")
 
 
-def _stretches(text: _Config, scaling: _Config) -> Iterator[_Config]:
-    """Configs of one rule each, for every stretched rule that some layer must have."""
+def _rules(text: _Config, scaling: _Config) -> Iterator[_Config]:
+    """Configs of one rotary rule each, for every rule that some layer must have."""
     of_types = {key: value for key, value in scaling.items() if isinstance(value, Mapping)}
-    if not of_types and kind_of(scaling) in _STRETCHES:
+    if not of_types and _is_known(scaling, text):
         yield text
     for layer_type, rule in of_types.items():
-        if kind_of(rule) in _STRETCHES and layer_type in (text.get("layer_types") or of_types):
+        if _is_known(rule, rule) and layer_type in (text.get("layer_types") or of_types):
             yield {**text, "rope_scaling": None, "rope_parameters": dict(rule)}
+
+
+def _is_known(scaling: _Config, rule: _Config) -> bool:
+    kind = kind_of(scaling)
+    return kind in _STRETCHES or (kind == "default" and rule.get("rope_theta") is not None)
 
 
 def stated_rotary(text: _Config, num_dims: int) -> RotarySpec:
@@ -89,15 +95,12 @@ def stated_rotary(text: _Config, num_dims: int) -> RotarySpec:
 
 
 def _same(found: RotarySpec, stated: RotarySpec) -> bool:
+    """Whether they are as fast and as large; which way they turn (nanochat: the other) is in no config."""
     return (
         found.num_dims == stated.num_dims
-        and np.allclose(found.inv_freq, stated.inv_freq, rtol=1e-5, atol=0)
+        and np.allclose(np.abs(found.inv_freq), stated.inv_freq, rtol=1e-5, atol=0)
         and abs(found.factor - stated.factor) <= 1e-5
     )
-
-
-def _turning(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
-    return [layer for layer in layers if layer.rotary.num_dims]
 
 
 def text_of(config: _Config) -> _Config:

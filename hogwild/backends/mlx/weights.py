@@ -23,6 +23,10 @@ from hogwild.models.shapes import RandomWeights
 _GGUF_GROUP = 32
 _LINEAR = (nn.Linear, nn.QuantizedLinear)
 _EMBEDDING = (nn.Embedding, nn.QuantizedEmbedding)
+_OLDER = {
+    "rope_theta": ("rope_theta", "rotary_emb_base"),
+    "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+}
 
 
 def load_weights(checkpoint: Checkpoint, dtype: Any, *, keep_quantised: bool) -> Any:
@@ -161,22 +165,24 @@ def _dequantised(model: Any) -> Any:
 
 
 def legacy_rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What mlx-lm's files expect instead of `rope_parameters`, in which newer configs keep base and scaling."""
+    """What mlx-lm's files expect instead of `rope_parameters`, in which newer configs keep base, share and scaling."""
     parameters = config.get("rope_parameters")
     if not isinstance(parameters, Mapping) or any(isinstance(value, Mapping) for value in parameters.values()):
         return {}
     legacy: dict[str, Any] = {}
-    if config.get("rope_theta") is None and parameters.get("rope_theta") is not None:
-        legacy["rope_theta"] = parameters["rope_theta"]
-    if not config.get("rope_scaling") and parameters.get("rope_type", "default") != "default":
-        legacy["rope_scaling"] = dict(parameters)
+    for name, older_names in _OLDER.items():
+        if parameters.get(name) is not None:
+            legacy |= {older: parameters[name] for older in older_names if config.get(older) is None}
+    if not config.get("rope_scaling"):
+        legacy["rope_scaling"] = None if parameters.get("rope_type", "default") == "default" else dict(parameters)
     return legacy
 
 
 def _not_built(config: Mapping[str, Any], error: BaseException) -> ModelRefused:
+    lacking = "required positional argument" in str(error)
     return ModelRefused(
         f"mlx-lm cannot build a model of type {config.get('model_type')!r}",
-        expected="an architecture that the installed mlx-lm has",
+        expected="what its file asks of config.json" if lacking else "an architecture that the installed mlx-lm has",
         got=f"{type(error).__name__}: {error}",
-        remedy="use another model or another backend",
+        remedy=f"{'add what is missing to config.json' if lacking else 'use another model'}, or use the cuda backend",
     )

@@ -33,7 +33,7 @@ def choose_windows(measured: Sequence[tuple[int, int | None]], config: _Config, 
     if stated is None:
         windows = [window for _, window in measured]
     elif kinds:
-        windows = [stated if kinds[layer] == "sliding_attention" else None for layer, _ in measured]
+        windows = [stated if list(kinds[layer : layer + 1]) == ["sliding_attention"] else None for layer, _ in measured]
     elif rule is not None:
         windows = [stated if rule(layer, text) else None for layer, _ in measured]
     else:

@@ -47,7 +47,8 @@ GEMMAS = (
         "patch_size": 14}, mm_tokens_per_image=4, tie_word_embeddings=True,
     ),
     entry(
-        "gemma3n_text", "google/gemma-3n-E2B-it (its text part)", "later layers read the keys of earlier ones",
+        "gemma3n_text", "google/gemma-3n-E2B-it (its text part; mlx-lm reads the whole)",
+        "later layers read the keys of earlier ones",
         mlx=NOT_IN_MLX_LM, num_hidden_layers=10, num_kv_shared_layers=5, head_dim=16,
         hidden_activation="gelu_pytorch_tanh", max_position_embeddings=32768, rms_norm_eps=1e-6, rope_theta=1000000.0,
         rope_local_base_freq=10000.0, sliding_window=WINDOW, layer_types=[*[SLIDING] * 4, FULL] * 2,
@@ -55,15 +56,15 @@ GEMMAS = (
         altup_num_inputs=4, activation_sparsity_pattern=[0.95] * 2 + [0.0] * 8, tie_word_embeddings=True,
     ),
     entry(
-        "gemma4_text", "google/gemma-4-e2b-it (its text part)",
+        "gemma4", "google/gemma-4-e2b-it",
         "wider heads in full layers, a quarter of which turns; later layers read the keys of earlier ones",
-        num_hidden_layers=10, num_kv_shared_layers=5, head_dim=16, global_head_dim=32,
-        hidden_activation="gelu_pytorch_tanh", max_position_embeddings=131072, rms_norm_eps=1e-6,
-        num_key_value_heads=1, sliding_window=WINDOW, layer_types=[*[SLIDING] * 4, FULL] * 2,
-        final_logit_softcapping=30.0, hidden_size_per_layer_input=16, vocab_size_per_layer_input=257,
-        use_double_wide_mlp=True, tie_word_embeddings=True, rope_parameters={SLIDING: {"rope_type": "default",
-        "rope_theta": 10000.0}, FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25,
-        "rope_theta": 1000000.0}},
+        text_config={**SIZES, "model_type": "gemma4_text", "num_hidden_layers": 10, "num_kv_shared_layers": 5,
+        "head_dim": 16, "global_head_dim": 32, "hidden_activation": "gelu_pytorch_tanh", "num_key_value_heads": 1,
+        "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "sliding_window": WINDOW,
+        "layer_types": [*[SLIDING] * 4, FULL] * 2, "final_logit_softcapping": 30.0, "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 257, "tie_word_embeddings": True,
+        "rope_parameters": {SLIDING: {"rope_type": "default", "rope_theta": 10000.0}, FULL: {"rope_type":
+        "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}}}, tie_word_embeddings=True,
     ),
     entry(
         "vaultgemma", "google/vaultgemma-1b", "soft caps, a window in every other layer",
