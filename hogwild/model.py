@@ -57,6 +57,7 @@ def load(
     device: str = "auto",
     attention: str = "auto",
     kv_dtype: str = "auto",
+    compile: bool = False,
 ) -> Model:
     """Load a model.
 
@@ -67,13 +68,14 @@ def load(
         device: see `LoadOptions`.
         attention: see `LoadOptions`.
         kv_dtype: see `LoadOptions`.
+        compile: see `LoadOptions`.
 
     Raises:
         ModelNotFound, CheckpointError, ModelRefused, BackendUnavailable, OptionError.
     """
     from hogwild.models import find_checkpoint  # reads files: imported only when a model is loaded
 
-    options = LoadOptions(dtype=dtype, device=device, attention=attention, kv_dtype=kv_dtype)
+    options = LoadOptions(dtype, device, attention, kv_dtype, compile)
     loader = find_backend(backend).loader()
     checkpoint = find_checkpoint(name)
     return Model(name, loader(checkpoint, options), checkpoint.tokenizer, checkpoint.generation_config)

@@ -22,12 +22,14 @@ class LoadOptions:
             they run, else plain.
         device: "auto", or the backend's own name of one ("cpu", "cuda:1", "gpu").
         kv_dtype: how keys and values are stored: "auto" as `dtype`, "int8" as `hogwild.core.quantized` defines it.
+        compile: let torch.compile make the model faster around its attention; the cuda backend alone has it.
     """
 
     dtype: str = "auto"
     device: str = "auto"
     attention: str = "auto"
     kv_dtype: str = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -44,4 +46,11 @@ class LoadOptions:
         if self.attention == "kernel":
             raise OptionError(
                 "there is no attention kernel here", expected="--attention plain, or auto", got=f"kernel; {reason}"
+            )
+
+    def refuse_compile(self, backend: str) -> None:
+        """For a backend that compiles nothing: `OptionError` if it is asked to."""
+        if self.compile:
+            raise OptionError(
+                f"the {backend} backend does not compile models", expected="the cuda backend, or no compile"
             )

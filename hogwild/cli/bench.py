@@ -101,6 +101,7 @@ def command(
     device: flags.Device = "auto",
     attention: flags.Attention = "auto",
     kv_dtype: flags.KVDtype = "auto",
+    compile_model: flags.Compile = False,
     passes: Passes = DEFAULTS.passes,
     warmup: Warmup = DEFAULTS.warmup,
     batch: Batch = DEFAULTS.batch,
@@ -119,7 +120,7 @@ def command(
         batch=batch,
         seed=seed,
     )
-    load_options = LoadOptions(SHORT_DTYPES.get(dtype, dtype), device, attention, kv_dtype)
+    load_options = LoadOptions(SHORT_DTYPES.get(dtype, dtype), device, attention, kv_dtype, compile_model)
     check_views(options)
     check_output(output_format, output)
     loaded = load(model, shape, backend, load_options, options)

@@ -116,6 +116,10 @@ Device = Annotated[str, _flag(_MODEL, "--device", "auto, or the backend's own na
 Attention = Annotated[
     str, _flag(_MODEL, "--attention", f"{', '.join(ATTENTIONS)}; auto takes a kernel where one runs.")
 ]
+Compile = Annotated[
+    bool,
+    _flag(_MODEL, "--compile", "Let torch.compile make the model faster; loading takes minutes, cuda backend only."),
+]
 CacheTokens = Annotated[
     int, _flag(_MODEL, "--cache-tokens", "Tokens that the cache holds at first; it doubles when full.", min=1)
 ]

@@ -94,6 +94,7 @@ def command(
     device: flags.Device = "auto",
     attention: flags.Attention = "auto",
     kv_dtype: flags.KVDtype = "auto",
+    compile_model: flags.Compile = False,
     cache_tokens: flags.CacheTokens = flags.CACHE_TOKENS,
     max_cache_tokens: flags.MaxCacheTokens = None,
     trace: flags.Trace = None,
@@ -130,7 +131,7 @@ def command(
             expected=f"--cache-tokens at most {max_cache_tokens}",
             got=str(cache_tokens),
         )
-    load_options = LoadOptions(dtype=dtype, device=device, attention=attention, kv_dtype=kv_dtype)
+    load_options = LoadOptions(dtype, device, attention, kv_dtype, compile_model)
     find_backend(backend)
     with TraceWriter(trace) if trace is not None else contextlib.nullcontext() as writer:
         loaded = load_model(model, backend, load_options)

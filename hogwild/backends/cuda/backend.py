@@ -19,8 +19,9 @@ from hogwild.backends.cuda.angles import AngleTables
 from hogwild.backends.cuda.attention import ATTENTION_NAME, PASS_KEYWORD, Pass, SharedPass, register_attention
 from hogwild.backends.cuda.certify import certify_layers, refused
 from hogwild.backends.cuda.channel import device_of, open_channel
+from hogwild.backends.cuda.compiled import CompiledModel
 from hogwild.backends.cuda.device_plan import to_device_plan
-from hogwild.backends.cuda.graphs import CudaCapture, DecodeGraphs, SampleGraphs
+from hogwild.backends.cuda.graphs import BUCKETS, CudaCapture, DecodeGraphs, SampleGraphs
 from hogwild.backends.cuda.kernels import why_no_kernel
 from hogwild.backends.cuda.loading import load_model, quiet
 from hogwild.backends.cuda.pool import KVPool
@@ -34,6 +35,7 @@ from hogwild.backends.ranks import Ranks, find_ranks
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.rotary import MAX_OFFSET
 from hogwild.core.sampling import SampleRequest, SampleResult
+from hogwild.errors import OptionError
 from hogwild.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -100,10 +102,13 @@ class TorchBackend:
         kv_bytes = KVPool(layers, first.dtype, first.device, options.kv_dtype).bytes_per_token
         self._spec = replace(_model_spec(model, config, layers, context_size, kv_bytes), num_heads=num_heads)
         self._has_kernels = _wants_kernels(options, layers, first.dtype, first.device)
+        self._compiled = _compiled(model, modules, options)
         self._new_pool("auto")  # in 8 bits, rounding could pass for an error of the model, or hide one
         with quiet():
             check_against_plain(model, layers, config.vocab_size, self._check_logits)
         self._new_pool(options.kv_dtype)
+        if self._compiled is not None:
+            self._compiled.warn()
 
     @property
     def spec(self) -> ModelSpec:
@@ -118,7 +123,7 @@ class TorchBackend:
             name="cuda",
             device=device,
             dtype=str(self._dtype).removeprefix("torch."),
-            attention=self._describe_attention(),
+            attention=self._describe(),
             versions={"torch": torch.__version__, "transformers": transformers.__version__},
             kv_dtype="int8" if self.pool.in_8_bits else "auto",
         )
@@ -137,7 +142,7 @@ class TorchBackend:
         outputs: list[Tensor] = []
         hooks = [layer.register_forward_hook(_keep_output(outputs)) for layer in self._decoder_layers]
         try:
-            logits = self._run_plan(plan)
+            logits = self._run_plan(plan, as_it_is=True)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -173,7 +178,7 @@ class TorchBackend:
     def close(self) -> None:
         """Free the pool and the weights."""
         del self.model, self.pool, self._decoder_layers, self._tables, self._workspace
-        del self._kernels, self._graphs, self._sample_graphs
+        del self._kernels, self._graphs, self._sample_graphs, self._compiled
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -192,14 +197,15 @@ class TorchBackend:
                 self._graphs = DecodeGraphs(self._kernels, self._run_loaded, capture)
                 self._sample_graphs = SampleGraphs(capture)
 
-    def _run_plan(self, plan: ForwardPlan) -> Tensor:
-        """Logits `[L, V]` of the tokens that are wanted, without a graph."""
+    def _run_plan(self, plan: ForwardPlan, *, as_it_is: bool = False) -> Tensor:
+        """Logits `[L, V]` of the tokens that are wanted, without a graph. as_it_is: not compiled."""
+        run = self._run if as_it_is or plan.num_tokens > BUCKETS[-1] else self._run_compiled
         if self._kernels is not None:
             self._kernels.load(plan)
             wanted = self._tables.to_device(plan.logit_tokens)
-            return self._run(self._kernels.token_ids, self._kernels.positions, self._kernels.start(), wanted)
+            return run(self._kernels.token_ids, self._kernels.positions, self._kernels.start(), wanted)
         current = self._plain_pass(plan)
-        return self._run(current.plan.token_ids, current.plan.positions, current, current.plan.logit_tokens)
+        return run(current.plan.token_ids, current.plan.positions, current, current.plan.logit_tokens)
 
     def _plain_pass(self, plan: ForwardPlan) -> SharedPass:
         key_dim = max(layer.key_dim for layer in self._spec.layers)
@@ -209,7 +215,14 @@ class TorchBackend:
     def _run_loaded(self) -> Tensor:
         """Logits `[T, V]` of the pass that the kernels have loaded, filling included; device operations only."""
         assert self._kernels is not None
-        return self._run(self._kernels.token_ids, self._kernels.positions, self._kernels.start(), None)
+        return self._run_compiled(self._kernels.token_ids, self._kernels.positions, self._kernels.start(), None)
+
+    def _run_compiled(self, token_ids: Tensor, positions: Tensor, current: Pass, wanted: Tensor | None) -> Tensor:
+        """`_run` for a decoding pass, through the compiled model if there is one."""
+        logits = None if self._compiled is None else self._compiled(token_ids, positions, current)
+        if logits is None:
+            return self._run(token_ids, positions, current, wanted)
+        return logits if wanted is None else logits.index_select(0, wanted)
 
     def _run(self, token_ids: Tensor, positions: Tensor, current: Pass, wanted: Tensor | None) -> Tensor:
         """Logits `[L, V]` of the tokens that are wanted, None: of all."""
@@ -219,6 +232,13 @@ class TorchBackend:
         )
         logits: Tensor = output.logits[0]
         return logits if keep or wanted is None else logits.index_select(0, wanted)
+
+    def _describe(self) -> str:
+        """Attention, and whether the model around it is compiled."""
+        if self._compiled is None:
+            return self._describe_attention()
+        failure = self._compiled.failure
+        return f"{self._describe_attention()}; model {f'not compiled: {failure}' if failure else 'compiled'}"
 
     def _describe_attention(self) -> str:
         if not self._has_kernels:
@@ -240,6 +260,14 @@ def _wants_kernels(options: LoadOptions, layers: Sequence[LayerSpec], dtype: tor
     if reason is not None:
         options.refuse_kernel(reason)
     return reason is None and options.attention != "plain"
+
+
+def _compiled(model: nn.Module, modules: Sequence[nn.Module], options: LoadOptions) -> CompiledModel | None:
+    if options.compile and find_ranks() is not None:
+        raise OptionError(
+            "a model that lies in parts on several processes is not compiled", remedy="leave --compile out"
+        )
+    return CompiledModel(model, modules) if options.compile else None
 
 
 def _use_blocks(model: Any, family: str) -> None:

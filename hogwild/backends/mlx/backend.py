@@ -73,6 +73,7 @@ def dismiss(ranks: Ranks) -> None:
 
 def _load(checkpoint: Checkpoint, options: LoadOptions, *, channel: MlxChannel | None = None) -> MlxBackend:
     """The model, or this rank's part of it."""
+    options.refuse_compile("mlx")
     device = _find_device(options.device)
     kernels = _find_kernels(options, device)
     with mx.stream(device):

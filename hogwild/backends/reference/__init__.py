@@ -21,6 +21,7 @@ __all__ = ["ReferenceBackend", "load"]
 def load(checkpoint: Checkpoint, options: LoadOptions) -> ReferenceBackend:
     """Load a model of the Llama family; `ModelRefused` names what cannot be computed exactly."""
     options.refuse_kernel("the reference backend computes with NumPy only")
+    options.refuse_compile("reference")
     dtype = "float32" if options.dtype == "auto" else options.dtype
     if dtype not in ("float32", "float64"):
         raise OptionError(
