@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,20 @@ def on_the_cpu() -> None:
     mx.set_default_device(mx.cpu)
 
 
-def open_mlx(folder: Path, kv_dtype: str = "int8") -> MlxBackend:
-    return load_folder(folder, LoadOptions(dtype="float32", device="cpu", kv_dtype=kv_dtype))
+Open = Callable[..., MlxBackend]
+
+
+@pytest.fixture
+def open_mlx() -> Iterator[Open]:
+    """Loads a folder; what it loads is closed after the test."""
+    with ExitStack() as opened:
+
+        def load(folder: Path, kv_dtype: str = "int8") -> MlxBackend:
+            backend = load_folder(folder, LoadOptions(dtype="float32", device="cpu", kv_dtype=kv_dtype))
+            opened.callback(backend.close)
+            return backend
+
+        yield load
 
 
 def inputs() -> dict[str, np.ndarray[Any, Any]]:
@@ -88,7 +102,7 @@ def test_a_vector_that_is_not_finite_has_no_scale(broken: float) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_contract(check: Any, tmp_path: Path) -> None:
+def test_contract(check: Any, tmp_path: Path, open_mlx: Open) -> None:
     check(Subject(open_mlx, mx.array, ROUNDING, placement_changes_bits=True), CASE, tmp_path)
 
 
@@ -106,7 +120,7 @@ def test_the_pool_stores_what_the_definition_says_of_its_input() -> None:
     assert dtypes == {mx.int8, mx.float32}
 
 
-def test_memory(tmp_path: Path) -> None:
+def test_memory(tmp_path: Path, open_mlx: Open) -> None:
     backend = open_mlx(CASE.write(tmp_path))
     expected = sum(2 * layer.num_kv_heads * vector_bytes(layer.key_dim) for layer in backend.spec.layers)
     assert backend.spec.kv_bytes_per_token == expected
@@ -119,13 +133,13 @@ def test_memory(tmp_path: Path) -> None:
     assert expected << 14 <= held <= (expected << 14) * 1.01
 
 
-def test_logits_move_by_what_8_bits_round_off(tmp_path: Path) -> None:
+def test_logits_move_by_what_8_bits_round_off(tmp_path: Path, open_mlx: Open) -> None:
     folder, tokens = CASE.write(tmp_path), random_tokens()
     rounded, exact = (logits_in_blocks(open_mlx(folder, kv_dtype), tokens) for kv_dtype in ("int8", "auto"))
     assert 0 < np.linalg.norm(rounded - exact) < 0.05 * np.linalg.norm(exact)
 
 
-def test_what_the_first_layer_stores_is_the_same_as_without_and_rounded(tmp_path: Path) -> None:
+def test_what_the_first_layer_stores_is_the_same_as_without_and_rounded(tmp_path: Path, open_mlx: Open) -> None:
     folder, found = CASE.write(tmp_path), []
     for kv_dtype in ("int8", "auto"):
         cache = SharedCache(open_mlx(folder, kv_dtype))
@@ -134,7 +148,7 @@ def test_what_the_first_layer_stores_is_the_same_as_without_and_rounded(tmp_path
         np.testing.assert_array_equal(rounded, dequantize(quantize(exact)))
 
 
-def test_a_long_slice_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_slice_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_mlx: Open) -> None:
     folder, tokens = CASE.write(tmp_path), random_tokens(200)
     whole = logits_in_blocks(open_mlx(folder), tokens)
     monkeypatch.setattr(stored, "PART", 48)

@@ -16,9 +16,19 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def cpu(pytestconfig: pytest.Config) -> CpuStarter:
     """Runs kernels on the CPU; skips where there is no compiler for them."""
+    return _starter(pytestconfig, optimise=True)
+
+
+@pytest.fixture(scope="session")
+def seldom(pytestconfig: pytest.Config) -> CpuStarter:
+    """The same for kernels that are started a few times only."""
+    return _starter(pytestconfig, optimise=False)
+
+
+def _starter(pytestconfig: pytest.Config, *, optimise: bool) -> CpuStarter:
     import metal_cpu
 
     reason = metal_cpu.why_not_here()
     if reason is not None:
         pytest.skip(f"Metal kernels do not run on this CPU: {reason}")
-    return metal_cpu.CpuStarter(Path(pytestconfig.cache.mkdir("metal")))
+    return metal_cpu.CpuStarter(Path(pytestconfig.cache.mkdir("metal")), optimise=optimise)

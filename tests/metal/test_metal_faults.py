@@ -121,24 +121,24 @@ def problems(
             yield "the log-sum-exp of a block is off"
 
 
-def test_without_a_fault_nothing_is_caught(cpu: CpuStarter) -> None:
-    assert list(problems(cpu, {}, CHANGES + IN_8_BITS)) == []
-    assert list(problems(cpu, {kernel.name: kernel for kernel in KERNELS})) == []
+def test_without_a_fault_nothing_is_caught(seldom: CpuStarter) -> None:
+    assert list(problems(seldom, {}, CHANGES + IN_8_BITS)) == []
+    assert list(problems(seldom, {kernel.name: kernel for kernel in KERNELS})) == []
 
 
 @pytest.mark.parametrize("name", [*FAULTS, *FAULTS_IN_8_BITS])
-def test_a_fault_is_caught(cpu: CpuStarter, name: str) -> None:
+def test_a_fault_is_caught(seldom: CpuStarter, name: str) -> None:
     where, old, new = FAULTS.get(name) or FAULTS_IN_8_BITS[name]
     named = [kernel for kernel in KERNELS if where in ("", kernel.name.removeprefix("hogwild_"))]
     broken = {k.name: replace(k, header=k.header.replace(old, new), source=k.source.replace(old, new)) for k in named}
     broken = {kernel.name: broken[kernel.name] for kernel in named if broken[kernel.name] != kernel}
     assert broken, "the text is not in the source"
-    assert next(problems(cpu, broken, CHANGES if name in FAULTS else IN_8_BITS), None)
+    assert next(problems(seldom, broken, CHANGES if name in FAULTS else IN_8_BITS), None)
 
 
 @pytest.mark.parametrize(("kernel", "number"), BARRIERS, ids=[f"{k.name} {i}" for k, i in BARRIERS])
-def test_a_missing_barrier_is_caught(cpu: CpuStarter, kernel: Kernel, number: int) -> None:
+def test_a_missing_barrier_is_caught(seldom: CpuStarter, kernel: Kernel, number: int) -> None:
     parts = kernel.source.split(BARRIER)
     source = BARRIER.join(parts[: number + 1]) + BARRIER.join(["", *parts[number + 1 :]])[len(BARRIER) :]
     assert source.count(BARRIER) == kernel.source.count(BARRIER) - 1
-    assert next(problems(cpu, {kernel.name: replace(kernel, source=source)}), None)
+    assert next(problems(seldom, {kernel.name: replace(kernel, source=source)}), None)

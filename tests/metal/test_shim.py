@@ -17,10 +17,12 @@ from hogwild.backends.mlx.kernels.source import Call, Kernel
 HEADER = "using namespace metal;\n"
 
 
-def run(cpu: CpuStarter, source: str, *inputs: Any, size: int = 64, dtype: Any = mx.float32, threads: int = 64) -> Any:
+def run(
+    seldom: CpuStarter, source: str, *inputs: Any, size: int = 64, dtype: Any = mx.float32, threads: int = 64
+) -> Any:
     kernel = Kernel("probe", HEADER, source, tuple("abc"[: len(inputs)]), ("out",))
     arrays = [mx.array(x) if isinstance(x, np.ndarray) else x for x in inputs]
-    (out,) = cpu(kernel, Call(arrays, [], (size, 1, 1), threads, [((size,), dtype)]))
+    (out,) = seldom(kernel, Call(arrays, [], (size, 1, 1), threads, [((size,), dtype)]))
     return np.array(out.astype(mx.float32))
 
 
@@ -48,30 +50,30 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("message", FAULTS)
-def test_threads_that_do_not_keep_together_are_reported(cpu: CpuStarter, message: str) -> None:
+def test_threads_that_do_not_keep_together_are_reported(seldom: CpuStarter, message: str) -> None:
     with pytest.raises(MetalError, match=message):
-        run(cpu, FAULTS[message], np.ones(64, np.float32))
+        run(seldom, FAULTS[message], np.ones(64, np.float32))
 
 
-def test_code_that_is_not_metal_does_not_compile(cpu: CpuStarter) -> None:
+def test_code_that_is_not_metal_does_not_compile(seldom: CpuStarter) -> None:
     with pytest.raises(MetalError, match="does not compile"):
-        run(cpu, "out[0] = nothing;", np.ones(64, np.float32))
+        run(seldom, "out[0] = nothing;", np.ones(64, np.float32))
 
 
-def test_simdgroup_functions(cpu: CpuStarter) -> None:
+def test_simdgroup_functions(seldom: CpuStarter) -> None:
     x = np.random.default_rng(0).standard_normal(64).astype(np.float32)
     x[40] = np.nan
     i = "uint i = thread_position_in_grid.x; "
     halves = x.reshape(2, 32)
-    np.testing.assert_allclose(run(cpu, i + "out[i] = simd_sum(a[i]);", x), halves.sum(1).repeat(32), rtol=1e-5)
-    np.testing.assert_array_equal(run(cpu, i + "out[i] = simd_max(a[i]);", x), np.fmax.reduce(halves, 1).repeat(32))
-    np.testing.assert_array_equal(run(cpu, i + "out[i] = simd_min(a[i]);", x), np.fmin.reduce(halves, 1).repeat(32))
-    np.testing.assert_array_equal(run(cpu, i + "out[i] = simd_broadcast(a[i], 7);", x), halves[:, 7].repeat(32))
-    swapped = run(cpu, i + "out[i] = simd_shuffle_xor(a[i], 5);", x)
+    np.testing.assert_allclose(run(seldom, i + "out[i] = simd_sum(a[i]);", x), halves.sum(1).repeat(32), rtol=1e-5)
+    np.testing.assert_array_equal(run(seldom, i + "out[i] = simd_max(a[i]);", x), np.fmax.reduce(halves, 1).repeat(32))
+    np.testing.assert_array_equal(run(seldom, i + "out[i] = simd_min(a[i]);", x), np.fmin.reduce(halves, 1).repeat(32))
+    np.testing.assert_array_equal(run(seldom, i + "out[i] = simd_broadcast(a[i], 7);", x), halves[:, 7].repeat(32))
+    swapped = run(seldom, i + "out[i] = simd_shuffle_xor(a[i], 5);", x)
     np.testing.assert_array_equal(swapped, halves[:, np.arange(32) ^ 5].ravel())
 
 
-def test_threadgroup_memory_is_shared_and_starts_as_nan(cpu: CpuStarter) -> None:
+def test_threadgroup_memory_is_shared_and_starts_as_nan(seldom: CpuStarter) -> None:
     source = """
         threadgroup float room[65];
         uint i = thread_index_in_threadgroup;
@@ -79,7 +81,7 @@ def test_threadgroup_memory_is_shared_and_starts_as_nan(cpu: CpuStarter) -> None
         threadgroup_barrier(mem_flags::mem_threadgroup);
         out[i] = i == 0 ? room[64] : room[63 - i];"""
     x = np.arange(64, dtype=np.float32)
-    out = run(cpu, source, x)
+    out = run(seldom, source, x)
     assert np.isnan(out[0])
     np.testing.assert_array_equal(out[1:], x[::-1][1:])
 
@@ -87,8 +89,8 @@ def test_threadgroup_memory_is_shared_and_starts_as_nan(cpu: CpuStarter) -> None
 @pytest.mark.parametrize("order", [0, 2])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_products_of_matrices(cpu: CpuStarter, dtype: str, transposed: bool, order: int) -> None:
-    cpu.order = order
+def test_products_of_matrices(seldom: CpuStarter, dtype: str, transposed: bool, order: int) -> None:
+    seldom.order = order
     rng = np.random.default_rng(0)
     x, y = (mx.array(rng.standard_normal((8, 16)).astype(np.float32)).astype(getattr(mx, dtype)) for _ in "xy")
     name = {"float32": "float", "float16": "half", "bfloat16": "bfloat"}[dtype]
@@ -102,9 +104,9 @@ def test_products_of_matrices(cpu: CpuStarter, dtype: str, transposed: bool, ord
         z.thread_elements()[1] *= 2.0f;
         simdgroup_store(z, out, 8);"""
     kernel = Kernel("product", HEADER, source, ("a", "b"), ("out",))
-    (out,) = cpu(kernel, Call([x, y], [], (32, 1, 1), 32, [((8, 8), mx.float32)]))
+    (out,) = seldom(kernel, Call([x, y], [], (32, 1, 1), 32, [((8, 8), mx.float32)]))
     left, right = (np.array(m.astype(mx.float32)) for m in (x[:, 8:], y[:, :8]))
     np.testing.assert_allclose(
         np.array(out), 2 * (left @ (right.T if transposed else right) + 0.5), rtol=1e-5, atol=1e-5
     )
-    cpu.order = 0
+    seldom.order = 0

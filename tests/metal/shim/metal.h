@@ -5,12 +5,14 @@
 // Not modelled: Apple's compiler and its limits of registers, fast maths, memory ordering between simdgroups other than
 // by barriers, speed.
 #pragma once
-#include <math.h>
+// No header of the C++ library, which takes longer to read than a kernel to compile.
+#include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+
+#define INFINITY __builtin_inff()
+extern "C" int snprintf(char* to, size_t size, const char* format, ...);
 
 #if defined(__SANITIZE_ADDRESS__)
 extern "C" void __sanitizer_start_switch_fiber(void** fake_stack_save, const void* bottom, size_t size);
@@ -56,7 +58,7 @@ struct ulong2 {
 namespace shim {
 
 constexpr int LANES = 32, MAX_THREADS = 1024, MAX_THREADGROUP_MEMORY = 32768;
-constexpr size_t STACK = 256 << 10;
+constexpr size_t STACK = 256 << 10, STAGGER = 5 * 64;
 
 enum State { RUNNING, MEETING, AT_BARRIER, DONE };
 typedef void (*Resolve)(void** slots, int count);
@@ -64,6 +66,7 @@ typedef void (*Resolve)(void** slots, int count);
 struct Thread {
   void* stack_pointer;
   char* stack;
+  Thread* next;  // of its simdgroup
   State state;
   int line;
   Resolve resolve;
@@ -127,33 +130,49 @@ shim_switch:
 #if defined(__SANITIZE_ADDRESS__)
 static const void* scheduler_bottom;
 static size_t scheduler_size;
+static bool from_scheduler;
+
+static void arrived(void* fake_stack) {
+  const void* bottom;
+  size_t size;
+  __sanitizer_finish_switch_fiber(fake_stack, &bottom, &size);
+  if (from_scheduler) {
+    scheduler_bottom = bottom;
+    scheduler_size = size;
+    from_scheduler = false;
+  }
+}
 #endif
 
-static inline void to_scheduler() {
-  Thread* me = current;
+// Who cannot go on hands over to the next lane of its simdgroup, and the last one to the scheduler.
+static inline void hand_over() {
+  Thread *me = current, *next = me->next && me->next->state == RUNNING ? me->next : nullptr;
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(me->state == DONE ? nullptr : &me->fake_stack, scheduler_bottom, scheduler_size);
+  __sanitizer_start_switch_fiber(me->state == DONE ? nullptr : &me->fake_stack, next ? next->stack : scheduler_bottom,
+                                 next ? STACK : scheduler_size);
 #endif
-  shim_switch(&me->stack_pointer, scheduler_stack_pointer);
+  current = next;
+  shim_switch(&me->stack_pointer, next ? next->stack_pointer : scheduler_stack_pointer);
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(me->fake_stack, &scheduler_bottom, &scheduler_size);
+  arrived(me->fake_stack);
 #endif
 }
 
 static void start_thread() {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(nullptr, &scheduler_bottom, &scheduler_size);
+  arrived(nullptr);
 #endif
   body();
   current->state = DONE;
-  to_scheduler();
-  abort();
+  hand_over();
+  __builtin_trap();
 }
 
 static inline void to_thread(Thread* next) {
   current = next;
 #if defined(__SANITIZE_ADDRESS__)
   void* fake_stack;
+  from_scheduler = true;
   __sanitizer_start_switch_fiber(&fake_stack, next->stack, STACK);
 #endif
   shim_switch(&scheduler_stack_pointer, next->stack_pointer);
@@ -169,7 +188,7 @@ static inline void meet(void* slot, Resolve resolve, int line) {
   me->resolve = resolve;
   me->line = line;
   me->state = MEETING;
-  to_scheduler();
+  hand_over();
 }
 
 static inline void nothing(void**, int) {}
@@ -180,8 +199,10 @@ static bool fail(const char* what, const Thread& where) {
   return false;
 }
 
-static void prepare(Thread& t, int index) {
+static void prepare(Thread& t, int index, bool backwards) {
+  const int after = backwards ? index - 1 : index + 1;
   t.index = index;
+  t.next = after >= 0 && after < num_threads && after / LANES == index / LANES ? &threads[after] : nullptr;
   t.in_group = {index % group_size.x, index / group_size.x % group_size.y, index / (group_size.x * group_size.y)};
   t.in_grid = {group.x * group_size.x + t.in_group.x, group.y * group_size.y + t.in_group.y,
                group.z * group_size.z + t.in_group.z};
@@ -190,7 +211,8 @@ static void prepare(Thread& t, int index) {
   if (!t.stack) {
     t.stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   }
-  void** top = (void**)(t.stack + STACK - 72);  // a function finds its stack 8 past a multiple of 16
+  // A function finds its stack 8 past a multiple of 16. Were all at the same place, they would share few lines of a cache.
+  void** top = (void**)(t.stack + STACK - 72 - index % LANES * STAGGER);
   top[0] = nullptr;  // what start_thread would return to
   top[-1] = (void*)start_thread;
   t.stack_pointer = top - 7;
@@ -239,7 +261,7 @@ static bool run_group(bool backwards) {
     bytes += m->size;
   }
   for (int i = 0; i < num_threads; i++) {
-    prepare(threads[i], i);
+    prepare(threads[i], i, backwards);
   }
   const int num_simdgroups = (num_threads + LANES - 1) / LANES;
   for (;;) {
@@ -315,7 +337,7 @@ namespace metal {
 inline void threadgroup_barrier(mem_flags, LINE) {
   shim::current->line = line;
   shim::current->state = shim::AT_BARRIER;
-  shim::to_scheduler();
+  shim::hand_over();
 }
 inline void simdgroup_barrier(mem_flags, LINE) { shim::meet(nullptr, shim::nothing, line); }
 
@@ -384,11 +406,11 @@ template <class T>
 T min(T a, T b) {
   return a <= b || b != b ? a : b;
 }
-inline float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
+inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 namespace precise {
-inline float exp(float x) { return ::expf(x); }
-inline float log(float x) { return ::logf(x); }
-inline float tanh(float x) { return ::tanhf(x); }
+inline float exp(float x) { return __builtin_expf(x); }
+inline float log(float x) { return __builtin_logf(x); }
+inline float tanh(float x) { return __builtin_tanhf(x); }
 }  // namespace precise
 
 template <class T, int N>
