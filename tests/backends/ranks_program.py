@@ -32,12 +32,14 @@ def decode(model: hogwild.Model, passes: int = 30) -> dict[str, object]:
         written.append(tokens)
         if number % 7 == 6:
             common.link(owns[number % 3])
+    shares = cache.attention_shares(rows, by_head=True)
     keys, values = cache.read_kv(common, 1)
     return {
         "tokens": written,
         "logits": np.round(logits, 4).tolist(),
         "kv_shapes": [keys.shape, values.shape],
         "keys": np.round(keys[::9], 4).tolist(),
+        "shares": np.round(shares, 5).tolist(),
         "spec": [model.spec.num_heads, model.spec.kv_bytes_per_token],
     }
 

@@ -65,6 +65,8 @@ def test_two_processes_give_what_one_gives(backend: str, folders: list[str]) -> 
         assert other["spec"] == one["spec"]
         np.testing.assert_allclose(other["keys"], one["keys"], atol=2e-4)
         np.testing.assert_allclose(other["logits"], one["logits"], atol=2e-3)
+        assert np.shape(one["shares"]) == (3, 8, 3, 4)
+        np.testing.assert_allclose(other["shares"], one["shares"], atol=1e-4)
     assert len({tuple(tokens) for tokens in one["tokens"]}) > 10, "the model says something"
     assert not alone["refusal"], "one process holds any number of heads"
     assert "dealt out evenly to 2 processes" in together["refusal"]
