@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import shlex
 import sys
 import time
@@ -17,11 +18,13 @@ from rich.table import Table
 from hogwild.bench.machine import commit, machine_facts
 from hogwild.cli.console import can_show_live, print_all, remark, results_console
 from hogwild.cli.environment import versions
-from hogwild.conformance.kit.attention import Progress, check_attention, check_rotary
+from hogwild.conformance.kit.attention import check_attention, check_rotary
 from hogwild.conformance.kit.golden import check_golden
-from hogwild.conformance.kit.models import check_models, check_sessions
-from hogwild.conformance.kit.report import Check, Report, read_report, to_json
+from hogwild.conformance.kit.models import check_models
+from hogwild.conformance.kit.own_model import check_own_model
+from hogwild.conformance.kit.report import Check, Progress, Report, read_report, to_json
 from hogwild.conformance.kit.targets import Target, find_targets
+from hogwild.conformance.kit.written import check_sessions
 from hogwild.errors import OptionError
 
 HELP = "\n\n".join(
@@ -39,7 +42,7 @@ hogwild conform --backend mlx --level attention --cases 6000 --seed 1
 
 hogwild conform --compare mine.json docs/conform-example.json
 """
-LEVELS = ("rotary", "attention", "models", "sessions")
+LEVELS = ("rotary", "attention", "models", "sessions")  # and "model", which needs one
 DEFAULT_CASES = 400
 
 
@@ -48,7 +51,18 @@ def _flag(name: str, text: str, *more: str, **settings: Any) -> Any:
 
 
 BackendName = Annotated[str, _flag("--backend", "auto (every one that is here), reference, mlx or cuda.", "-b")]
-Level = Annotated[str, _flag("--level", f"all, or some of {', '.join(LEVELS)}, with commas.")]
+Level = Annotated[
+    str,
+    _flag("--level", f"all, or some of {', '.join(LEVELS)}, model, with commas. [default: all, or model with --model]"),
+]
+OwnModel = Annotated[
+    str | None,
+    _flag("--model", "Check this model of yours, and nothing else unless --level says so.", "-m", show_default=False),
+]
+Trace = Annotated[
+    Path | None,
+    _flag("--trace", "Lead it along this trace of hogwild generate --trace, token by token.", show_default=False),
+]
 Cases = Annotated[int, _flag("--cases", "Generated attention cases for each target.", min=1)]
 Seed = Annotated[int, _flag("--seed", "Of cases and models; 0 are the numbered ones.", min=0)]
 Json = Annotated[Path | None, _flag("--json", "Write the report to this file.", show_default=False)]
@@ -60,7 +74,9 @@ Compare = Annotated[
 
 def command(
     backend: BackendName = "auto",
-    level: Level = "all",
+    level: Level = "",
+    model: OwnModel = None,
+    trace: Trace = None,
     cases: Cases = DEFAULT_CASES,
     seed: Seed = 0,
     json_file: Json = None,
@@ -71,16 +87,21 @@ def command(
     if compare is not None:
         print_all(console, [_side_by_side(*map(read_report, compare))])
         return
-    levels = _levels(level)
+    if trace is not None and model is None:
+        raise OptionError("a trace without a model", expected="--model, the one that wrote it", got=f"--trace {trace}")
+    levels = _levels(level or ("all" if model is None else "model"), model)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise OptionError(f"there is no folder {json_file.parent}", expected="an existing folder", got=str(json_file))
     targets, missing = find_targets(backend)
-    report = _new_report(targets, missing, {"backend": backend, "levels": levels, "cases": cases, "seed": seed})
+    settings = {"backend": backend, "levels": levels, "cases": cases, "seed": seed, "model": model}
+    report = _new_report(targets, missing, settings)
     started = time.perf_counter()
     status = Console(file=sys.stderr)
     with status.status("starting") as shown:
         show: Progress = (lambda text: shown.update(text)) if can_show_live() else (lambda text: None)
-        for check in run_levels(levels, targets, cases, seed, show):
+        checks = run_levels(levels, targets, cases, seed, show)
+        own = [] if model is None else check_own_model(targets, model, trace, report.skipped, show)
+        for check in itertools.chain(checks, own):
             report.checks.append(check)
             if not check.passed:
                 remark(f"failed: {check.level} {check.statement}, {check.name}, {check.target}")
@@ -110,11 +131,15 @@ def run_levels(levels: list[str], targets: list[Target], cases: int, seed: int, 
         yield from check_sessions(targets, seed, show)
 
 
-def _levels(given: str) -> list[str]:
-    wanted = list(LEVELS) if given == "all" else [name.strip() for name in given.split(",")]
+def _levels(given: str, model: str | None) -> list[str]:
+    wanted = [name.strip() for name in given.split(",")]
+    if "all" in wanted:
+        wanted = [*LEVELS, *(["model"] if model is not None else [])]
     for name in wanted:
-        if name not in LEVELS:
-            raise OptionError(f"there is no level {name!r}", expected=f"all, {', '.join(LEVELS)}", got=name)
+        if name not in (*LEVELS, "model"):
+            raise OptionError(f"there is no level {name!r}", expected=f"all, {', '.join(LEVELS)}, model", got=name)
+    if ("model" in wanted) != (model is not None):
+        raise OptionError("level model and --model belong together", expected="both or none", got=f"--level {given}")
     return wanted
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from hogwild.conformance.cases import Array, AttentionCase, DType, attention_case
-from hogwild.conformance.kit.report import Check
+from hogwild.conformance.kit.report import Check, Progress
 from hogwild.conformance.kit.schedule import PARTS, rejoined
 from hogwild.conformance.kit.targets import Target
 from hogwild.conformance.oracle import Exact, exact_attention
@@ -19,7 +19,6 @@ ANGLE_ERROR = 1e-7
 MAX_LENGTH = 40
 SHOWN = 5
 ORDINARY_EVERY, SCHEDULE_EVERY = 4, 12  # every how manieth case is also compared with ordinary attention; rescheduled
-Progress = Callable[[str], None]
 Same = tuple[float | None, bool, int, DType]  # what the exact answers of one drawn case differ by
 
 

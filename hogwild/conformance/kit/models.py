@@ -1,254 +1,175 @@
-"""Levels "models" and "sessions": random small models, layer by layer against float64, and what they write.
-
-Weights are drawn from a seed and rounded to bfloat16, so that every dtype stores the same numbers.
-"""
+"""Level "models": small models, layer by layer against float64, and the choices that their logits make."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hogwild.backends.base import Backend
-from hogwild.backends.options import LoadOptions
-from hogwild.backends.registry import find_backend
+from hogwild.backends.base import Backend, ForwardResult
 from hogwild.cache import SharedCache
-from hogwild.conformance.cases import rounded
-from hogwild.conformance.kit.report import Check
+from hogwild.conformance.kit.copying import SEPARATOR, Copyist
+from hogwild.conformance.kit.frameworks import ordinary_forward
+from hogwild.conformance.kit.logits import LEAST_AGREEMENT, check_choices, logit_errors
+from hogwild.conformance.kit.report import Check, Progress, refusal
+from hogwild.conformance.kit.small import CONFIGS, dtypes_of, load_exact, load_target, small_model
 from hogwild.conformance.kit.targets import Target
-from hogwild.core.events import Event, StepPublished, TokenWritten
-from hogwild.core.options import SessionOptions
 from hogwild.core.plan import Row
-from hogwild.core.sampling import GREEDY
-from hogwild.engine import Engine
-from hogwild.errors import HogwildError, ModelRefused
-from hogwild.model import Model
+from hogwild.errors import ModelRefused
 from hogwild.models.checkpoint import Checkpoint
-from hogwild.models.folder import FolderWeights
-from hogwild.models.shapes import RandomWeights, byte_tokenizer
-from hogwild.prompts import find_style
 
 Array = NDArray[np.float64]
-Progress = Callable[[str], None]
 
-_BASE: dict[str, Any] = {
-    "model_type": "llama",
-    "num_hidden_layers": 3,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": 320,
-    "max_position_embeddings": 4096,
-    "rope_theta": 1e4,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "initializer_range": 0.15,
-    "torch_dtype": "float32",
-}
-CONFIGS: Mapping[str, Mapping[str, Any]] = {
-    "llama": _BASE,
-    "llama3 rope": {
-        **_BASE,
-        "rope_scaling": {
-            **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-            "original_max_position_embeddings": 64,
-        },
-    },
-    "qwen3": {**_BASE, "model_type": "qwen3", "num_key_value_heads": 1, "rope_theta": 1e6},
-}
-MODEL_ERROR = {"float32": 2e-5, "float16": 1e-2, "bfloat16": 8e-2}  # of a layer's output, relative, root mean square
-MEAN_KL, AGREEMENT = 1e-3, 0.995
-NUM_PASSES = 120
+FLOAT32_ERROR = 2e-5  # of a layer's output, relative, root mean square
+MOST_TIMES_ORDINARY = 1.5  # in 16 bits: the same, over that of the framework's own forward of plain text
+NUM_STEPS = 20  # of the model that copies
+NUM_PLAIN, NUM_COPIED = 160, 300  # tokens of the plain text, random and for the model that copies
 
 
-@contextmanager
-def small_model(name: str, seed: int) -> Iterator[Checkpoint]:
-    """A model of that config with random weights, in a folder of its own."""
-    from safetensors.numpy import save_file
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Of some tokens: for each layer `[n, hidden_size]`, and logits `[m, V]` of those that have a right choice."""
 
-    config = CONFIGS[name]
-    drawn = RandomWeights(config, seed)
-    rng = np.random.default_rng(seed)
-    weights = {}
-    for tensor in drawn.names():
-        x = drawn.read(tensor)
-        weights[tensor] = rounded(x * rng.uniform(0.5, 1.5, x.shape) if x.ndim == 1 else x, "bfloat16")
-    with TemporaryDirectory(prefix="hogwild-conform-") as place:
-        folder = Path(place)
-        save_file(weights, str(folder / "model.safetensors"), {"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
-        tokenizer = byte_tokenizer(config["vocab_size"])
-        yield Checkpoint(name, folder, "safetensors", config, {}, FolderWeights(folder), tokenizer)
+    layers: list[Array]
+    logits: Array
 
 
-def load_target(target: Target, checkpoint: Checkpoint, dtype: str) -> Backend:
-    """The model on a target, by its own attention path."""
-    attention = "plain" if target.path == "plain" else "kernel"
-    return find_backend(target.backend).loader()(
-        checkpoint, LoadOptions(dtype=dtype, device=target.device, attention=attention)
-    )
-
-
-def check_models(targets: Sequence[Target], seed: int = 0, progress: Progress = lambda text: None) -> Iterator[Check]:
-    """Every layer's output, and the logits, for each target, config and dtype."""
-    for name in CONFIGS:
-        with small_model(name, seed) as checkpoint:
-            exact_layers, exact_logits = _run(_float64(checkpoint))
-            for target in targets:
-                for dtype in _dtypes(target):
-                    progress(f"models: {name}, {target.name}, {dtype}")
-                    label = f"{name} {dtype}"
-                    try:
-                        layers, logits = _run(load_target(target, checkpoint, dtype))
-                    except ModelRefused as error:
-                        yield _refusal("models", "oracle", label, target, error)
-                        continue
-                    yield _layer_check(target, label, layers, exact_layers, MODEL_ERROR[dtype])
-                    if dtype != "float32":
-                        yield from logit_checks("models", target.name, label, logits, exact_logits)
-
-
-def logit_checks(
-    level: str, target: str, name: str, found: Array, exact: Array, least_agreement: float | None = None
+def check_models(
+    targets: Sequence[Target],
+    seed: int = 0,
+    progress: Progress = lambda text: None,
+    names: Sequence[str] = tuple(CONFIGS),
+    dtypes: Sequence[str] = ("float32", "float16", "bfloat16"),
 ) -> Iterator[Check]:
-    """Statement L2 for logits `[n, V]`: differing choices explained, mean KL, and agreement.
-
-    least_agreement: None where the model is random: its likeliest tokens are nearly tied, so that it is only reported.
-    """
-    chosen, wanted = found.argmax(axis=1), exact.argmax(axis=1)
-    rows = np.arange(len(exact))
-    margin = exact[rows, wanted] - exact[rows, chosen]
-    error = np.abs(found - exact).max(axis=1)
-    unexplained = margin > 2 * error  # each of the two may be off by the error
-    share = float((margin / np.where(error > 0, 2 * error, 1)).max())
-    problems = tuple(f"token {int(i)}: margin {margin[i]:.1e}" for i in np.flatnonzero(unexplained)[:5])
-    yield Check(level, "L2", f"{name}: differing choices", target, len(exact), "margin / error", share, 1.0, problems)
-    yield Check(level, "L2", f"{name}: mean KL", target, len(exact), "nats", mean_kl(exact, found), MEAN_KL)
-    limit = None if least_agreement is None else 1 - least_agreement
-    differing = float((chosen != wanted).mean())
-    yield Check(level, "L2", f"{name}: differing share", target, len(exact), "share", differing, limit)
+    """Every layer's output, and the logits, for each target, small model and dtype."""
+    for name in names:
+        with small_model(name, seed) as checkpoint:
+            exact, plain = _exact(checkpoint, name)
+            for target in targets:
+                for dtype in (dtype for dtype in dtypes_of(target) if dtype in dtypes):
+                    progress(f"models: {name}, {target.name}, {dtype}")
+                    yield from _check(target, checkpoint, name, dtype, exact, plain)
 
 
-def mean_kl(exact: Array, found: Array) -> float:
-    """Mean Kullback-Leibler divergence in nats of the softmax of `found [n, V]` from that of `exact`; not below 0."""
-    p, q = (x - np.logaddexp.reduce(x, axis=1, keepdims=True) for x in (exact, found.astype(np.float64)))
-    return max(0.0, float((np.exp(p) * (p - q)).sum(axis=1).mean()))
-
-
-def check_sessions(targets: Sequence[Target], seed: int = 0, progress: Progress = lambda text: None) -> Iterator[Check]:
-    """Statement L1: whole sessions with publishing write the same tokens in float32, and twice the same ones."""
-    with small_model("llama", seed) as checkpoint:
-        progress("sessions: float64")
-        exact = _session(_float64(checkpoint), checkpoint)
-        for target in targets:
-            progress(f"sessions: {target.name}")
-            try:
-                runs = [_session(load_target(target, checkpoint, "float32"), checkpoint) for _ in range(2)]
-            except ModelRefused as error:
-                yield _refusal("sessions", "L1", "float32", target, error)
-                continue
-            yield _token_check("L1", "float32 against float64", target, runs[0], exact)
-            yield _token_check("L0", "the same run again", target, runs[1], runs[0])
-
-
-def _refusal(level: str, statement: str, name: str, target: Target, error: ModelRefused) -> Check:
-    """The backend's own check at load has found that it computes another model."""
-    return Check(level, statement, f"{name}: refused at load", target.name, 1, "refused", 1.0, 0.0, (str(error),))
-
-
-def _dtypes(target: Target) -> tuple[str, ...]:
-    return ("float32",) if target.backend == "reference" else ("float32", "float16", "bfloat16")
-
-
-def _float64(checkpoint: Checkpoint) -> Backend:
-    return find_backend("reference").loader()(checkpoint, LoadOptions(dtype="float64"))
-
-
-def _run(backend: Backend) -> tuple[list[Array], Array]:
-    """Outputs of each layer `[n, hidden_size]` and logits `[n, V]` of two workers over a prompt and published steps."""
-    rng = np.random.default_rng(1)
-    passes: list[tuple[tuple[Array, ...], Array]] = []
+def _check(
+    target: Target, checkpoint: Checkpoint, name: str, dtype: str, exact: Outputs, plain: Outputs
+) -> Iterator[Check]:
+    label = f"{name} {dtype}"
     try:
-        cache = SharedCache(backend, num_tokens=64)
-        common = cache.block(_drawn(rng, 40))
-        first, second = cache.new_block("first"), cache.new_block("second")
-
-        def feed(counts: tuple[int, int]) -> None:
-            views = ((common, second, first), (common, first, second))
-            rows = [Row(view, _drawn(rng, count), logits="all") for view, count in zip(views, counts, strict=True)]
-            result = cache.forward(rows, hidden_states=True)
-            assert result.hidden_states is not None
-            passes.append((result.hidden_states, cache.to_numpy(result).astype(np.float64)))
-
-        for counts in ((7, 3), *[(1, 1)] * 6, (0, 5)):
-            feed(counts)
-        step = cache.block(_drawn(rng, 9), context=(common,))
-        common.link(step)
-        for counts in ((2, 1), *[(1, 1)] * 20):
-            feed(counts)
+        backend = load_target(target, checkpoint, dtype)
+    except ModelRefused as error:
+        yield refusal("models", "oracle", label, target.name, error)
+        return
+    try:
+        ordinary = None if dtype == "float32" else Outputs(*ordinary_forward(backend, _plain_text(name), layers=True))
+        found = _run(backend, name)
     finally:
         backend.close()
-    layers = [np.concatenate(parts) for parts in zip(*(states for states, _ in passes), strict=True)]
-    return layers, np.concatenate([logits for _, logits in passes])
+    if ordinary is None:
+        yield _layer_check(target, label, found.layers, exact.layers, None)
+        if name == "copying":
+            yield _token_check(target, label, found.logits, exact.logits)
+        return
+    usual = [_relative(a, b) for a, b in zip(ordinary.layers, plain.layers, strict=True)]
+    yield _layer_check(target, label, found.layers, exact.layers, usual)
+    errors, usual_errors = logit_errors(found.logits, exact.logits), logit_errors(ordinary.logits, plain.logits)
+    least = LEAST_AGREEMENT if name == "copying" else None
+    yield from check_choices("models", target.name, label, errors, usual_errors, least_agreement=least)
+
+
+def _exact(checkpoint: Checkpoint, name: str) -> tuple[Outputs, Outputs]:
+    """In float64: of the kit's passes, and of the plain text in one block."""
+    backend = load_exact(checkpoint)
+    try:
+        found = _run(backend, name)
+        cache = SharedCache(backend)
+        result = cache.forward([Row((cache.new_block(),), _plain_text(name), logits="all")], hidden_states=True)
+        return found, Outputs(*_numbers(cache, result))
+    finally:
+        backend.close()
+
+
+def _numbers(cache: SharedCache, result: ForwardResult) -> tuple[list[Array], Array]:
+    assert result.hidden_states is not None
+    return list(result.hidden_states), cache.to_numpy(result).astype(np.float64)
+
+
+def _plain_text(name: str) -> tuple[int, ...]:
+    if name != "copying":
+        return _drawn(np.random.default_rng(2), NUM_PLAIN)
+    copyist = Copyist(2)
+    return (SEPARATOR, *copyist.text, *copyist.write(0, NUM_COPIED))
+
+
+def _run(backend: Backend, name: str) -> Outputs:
+    """Two workers over a prompt, their own blocks and published steps."""
+    passes = list(_copying_passes(backend) if name == "copying" else _random_passes(backend))
+    layers = [np.concatenate(parts) for parts in zip(*(part.layers for part in passes), strict=True)]
+    return Outputs(layers, np.concatenate([part.logits for part in passes]))
+
+
+def _random_passes(backend: Backend) -> Iterator[Outputs]:
+    rng = np.random.default_rng(1)
+    cache = SharedCache(backend, num_tokens=64)
+    common = cache.block(_drawn(rng, 40))
+    first, second = cache.new_block("first"), cache.new_block("second")
+
+    def feed(counts: tuple[int, int]) -> Outputs:
+        views = ((common, second, first), (common, first, second))
+        rows = [Row(view, _drawn(rng, count), logits="all") for view, count in zip(views, counts, strict=True)]
+        return Outputs(*_numbers(cache, cache.forward(rows, hidden_states=True)))
+
+    yield from map(feed, ((7, 3), *[(1, 1)] * 6, (0, 5)))
+    step = cache.block(_drawn(rng, 9), context=(common,))
+    common.link(step)
+    yield from map(feed, ((2, 1), *[(1, 1)] * 20))
+
+
+def _copying_passes(backend: Backend) -> Iterator[Outputs]:
+    """Steps written in long and in single passes, published by turns; 1,000 tokens that have a right choice."""
+    copyist = Copyist(1)
+    cache = SharedCache(backend, num_tokens=64)
+    common = cache.block((SEPARATOR, *copyist.text))
+    owns = [cache.new_block("first"), cache.new_block("second")]
+    for turn in range(NUM_STEPS):
+        for counts in ((17, 5), *[(1, 1)] * 6, (0, 9), (23, 31)):
+            tokens = [copyist.write(worker, count) for worker, count in enumerate(counts)]
+            rows = [Row((common, owns[1 - i], owns[i]), tokens[i], logits="all") for i in range(2)]
+            layers, logits = _numbers(cache, cache.forward(rows, hidden_states=True))
+            yield Outputs(layers, logits[[copyist.is_known(token) for token in (*tokens[0], *tokens[1])]])
+        common.link(owns[turn % 2])
+        owns[turn % 2] = cache.new_block("next")
+        copyist.end_piece(turn % 2)
 
 
 def _drawn(rng: np.random.Generator, count: int) -> tuple[int, ...]:
     return tuple(rng.integers(5, 250, count).tolist())
 
 
-def _layer_check(target: Target, name: str, found: list[Array], exact: list[Array], limit: float) -> Check:
-    problems: tuple[str, ...] = ()
-    if len(found) != len(exact):
-        problems = (f"{len(found)} layers, expected {len(exact)}",)
-    errors = [_relative(a, b) for a, b in zip(found, exact, strict=False)]
-    worst = int(np.argmax(errors))
-    return Check(
-        *("models", "oracle", f"{name}: layers, worst {worst}", target.name, len(errors), "relative error"),
-        *(errors[worst], limit, problems),
-    )
+def _layer_check(
+    target: Target, name: str, found: list[Array], exact: list[Array], usual: Sequence[float] | None
+) -> Check:
+    """usual: errors of the ordinary forward, whose multiples are judged; None: the errors themselves are."""
+    errors = [_relative(a, b) for a, b in zip(found, exact, strict=True)]
+    if usual is None:
+        worst, measure, limit = errors, "relative error", FLOAT32_ERROR
+    else:
+        worst = [error / most for error, most in zip(errors, usual, strict=True)]
+        measure, limit = "error / ordinary", MOST_TIMES_ORDINARY
+    place = int(np.argmax(worst))
+    label = f"{name}: layers, worst {place}"
+    return Check("models", "oracle", label, target.name, len(errors), measure, worst[place], limit)
+
+
+def _token_check(target: Target, name: str, found: Array, exact: Array) -> Check:
+    """Statement L1: the same choices in float32."""
+    differing = int((found.argmax(axis=1) != exact.argmax(axis=1)).sum())
+    measure = "differing tokens"
+    return Check("models", "L1", f"{name}: choices", target.name, len(exact), measure, differing, 0.0)
 
 
 def _relative(found: Array, exact: Array) -> float:
     error = np.where(np.isfinite(found), found - exact, np.inf)
     return float(np.sqrt(np.mean(error**2) / np.mean(exact**2)))
-
-
-def _session(backend: Backend, checkpoint: Checkpoint) -> list[Event]:
-    """What three workers write in `NUM_PASSES` passes; steps are ended by force, and published, every 11 tokens."""
-    engine = Engine(Model("conform", backend, checkpoint.tokenizer, {}))
-    options = SessionOptions(
-        num_workers=3, max_passes=NUM_PASSES, max_step_tokens=11, check_every=0, finisher_tokens=0, sampling=GREEDY
-    )
-    try:
-        engine.submit("How many primes are there below one hundred?", options, replace(find_style("pair"), chat=False))
-        return list(engine.events())
-    finally:
-        engine.close()
-
-
-def _token_check(statement: str, name: str, target: Target, found: list[Event], expected: list[Event]) -> Check:
-    written, wanted = ([_token(event) for event in run if isinstance(event, TokenWritten)] for run in (found, expected))
-    published = sum(isinstance(event, StepPublished) for event in found)
-    if published < 3:
-        raise HogwildError("the session of the kit published nothing", expected="at least 3 steps", got=str(published))
-    same = next((i for i, (a, b) in enumerate(zip(written, wanted, strict=False)) if a != b), len(wanted))
-    differing = 0 if written == wanted else len(wanted) - same
-    problems = (f"differs from token {same} on",) if differing or len(written) != len(wanted) else ()
-    label = f"{name}, {NUM_PASSES} passes, {published} steps"
-    return Check("sessions", statement, label, target.name, len(wanted), "differing tokens", differing, 0.0, problems)
-
-
-def _token(event: TokenWritten) -> tuple[int, int, int]:
-    return event.worker, event.step, event.token_id

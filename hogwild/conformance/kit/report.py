@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hogwild.errors import OptionError
+from hogwild.errors import HogwildError, OptionError
 
-VERSION = 1
+VERSION = 2
+Progress = Callable[[str], None]
+"""Is told what is being checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,11 @@ class Report:
     def passed(self) -> bool:
         """Whether there are checks, and all of them passed."""
         return bool(self.checks) and all(check.passed for check in self.checks)
+
+
+def refusal(level: str, statement: str, name: str, target: str, error: HogwildError) -> Check:
+    """A failed check: the backend's own test at load has found that it computes another model."""
+    return Check(level, statement, f"{name}: refused at load", target, 1, "refused", 1.0, 0.0, (str(error),))
 
 
 def to_json(report: Report) -> str:
