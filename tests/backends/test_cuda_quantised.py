@@ -79,19 +79,24 @@ def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path, package: str
 
 @pytest.mark.parametrize("config", [AWQ, GPTQ], ids=["awq", "gptq"])
 def test_the_config_reaches_transformers_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: dict[str, Any]
 ) -> None:
-    """Where the packages are missing, this is as far as loading gets: the quantiser, just before it asks for them."""
+    """Where the packages are missing, this is as far as loading gets: the quantiser, just before it asks for them.
+
+    What it prints (gptqmodel: a banner) must not reach stdout, where results go.
+    """
     quantiser, seen = AUTO_QUANTIZER_MAPPING[config["quant_method"]], []
 
     def record(self: Any, **options: Any) -> None:
         seen.append((self.quantization_config.to_dict(), options["device_map"]))
+        print("a banner")
         raise ImportError("stop here")
 
     monkeypatch.setattr(quantiser, "__init__", lambda self, found, **_: setattr(self, "quantization_config", found))
     monkeypatch.setattr(quantiser, "validate_environment", record)
     with pytest.raises(BackendUnavailable, match="stop here"):
         load(folder_with(tmp_path, config), CPU)
+    assert capsys.readouterr().out == ""
     [(found, device_map)] = seen
     assert {name: found[name] for name in config} == config
     assert device_map == {"": "cpu"}
@@ -187,3 +192,34 @@ def test_compressed_tensors(tmp_path: Path) -> None:
         tensors[f"{stem}weight_scale"], tensors[f"{stem}weight_shape"] = scale, torch.tensor(plain_weight.shape)
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     assert_exact(load(checkpoint, CPU))
+
+
+@pytest.mark.skipif(not installed("gptqmodel") or not installed("optimum"), reason="needs gptqmodel and optimum")
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_weights_of_4_bits(tmp_path: Path, method: str) -> None:
+    """Random codes as these formats pack them: AWQ eight outputs in a number, GPTQ eight inputs."""
+    config = {**AWQ, "group_size": 32} if method == "awq" else {**GPTQ, "bits": 4, "desc_act": False, "sym": True}
+    checkpoint = folder_with(tmp_path, config)
+    tensors = load_file(tmp_path / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+
+    def codes(*shape: int) -> Any:
+        return torch.randint(-(2**31), 2**31 - 1, shape, dtype=torch.int32, generator=generator)
+
+    for name in [name for name in tensors if name.endswith("proj.weight")]:
+        outputs, inputs = tensors.pop(name).shape
+        stem, groups = name.removesuffix("weight"), inputs // 32
+        tensors[f"{stem}scales"] = (torch.rand(groups, outputs, generator=generator) * 0.02 + 0.005).half()
+        if method == "awq":
+            tensors[f"{stem}qweight"], tensors[f"{stem}qzeros"] = (
+                codes(inputs, outputs // 8),
+                codes(groups, outputs // 8),
+            )
+        else:
+            tensors[f"{stem}qweight"] = codes(inputs // 8, outputs)
+            tensors[f"{stem}qzeros"] = torch.full((groups, outputs // 8), 0x77777777, dtype=torch.int32)
+            tensors[f"{stem}g_idx"] = torch.arange(inputs, dtype=torch.int32) // 32
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    backend = load(checkpoint, CPU)
+    assert not hasattr(backend.model.model.layers[0].mlp.up_proj, "weight"), "the weights stay quantised"
+    assert_exact(backend)

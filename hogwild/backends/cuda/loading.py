@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -64,7 +65,7 @@ def load_model(checkpoint: Checkpoint, options: LoadOptions, ranks: Ranks | None
     if isinstance(checkpoint.weights, RandomWeights):
         return _random(_config(checkpoint), checkpoint.weights.seed, dtype, device)
     try:
-        with quiet():
+        with quiet(), contextlib.redirect_stdout(sys.stderr):  # stdout is for results; gptqmodel prints a banner
             model, info = _read(checkpoint, dtype, device, ranks)
     except HogwildError:
         raise
