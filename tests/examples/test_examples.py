@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def run(name: str) -> str:
 
 def test_every_example_has_a_test():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"solve", "low_level", "custom_layout", "many_problems"}
+    assert names == {"solve", "low_level", "attention_shares", "custom_layout", "many_problems"}
 
 
 def test_solve():
@@ -52,6 +53,18 @@ def test_low_level():
     assert "'7311" in goes_on
     assert "7311" not in without
     assert "'7311" in after, "Carol reads it once it is published"
+
+
+def test_attention_shares():
+    lines = run("attention_shares.py").splitlines()
+    assert lines[0] == "30 layers, 2 rows, 3 columns"
+    for line in lines[1:3]:
+        assert sum(float(part) for part in re.findall(r"[\d.]+(?=%)", line)) == pytest.approx(100, abs=0.2)
+    shares = [float(re.findall(r"([\d.]+)%", line)[0]) for line in lines[3:]]
+    assert shares[0] > 50
+    assert len(shares) == 4
+    assert shares[0] > sum(shares[1:]) > 0
+    assert lines[4] == f"  {shares[1]}% to ':'", "the colon before the code"
 
 
 def test_custom_layout():
