@@ -23,7 +23,7 @@ from hogwild.conformance.kit.golden import check_golden
 from hogwild.conformance.kit.models import check_models
 from hogwild.conformance.kit.own_model import check_own_model
 from hogwild.conformance.kit.report import Check, Progress, Report, read_report, to_json
-from hogwild.conformance.kit.targets import Target, find_targets
+from hogwild.conformance.kit.targets import Target, choose_target, find_targets
 from hogwild.conformance.kit.written import check_sessions
 from hogwild.errors import OptionError
 
@@ -51,6 +51,14 @@ def _flag(name: str, text: str, *more: str, **settings: Any) -> Any:
 
 
 BackendName = Annotated[str, _flag("--backend", "auto (every one that is here), reference, mlx or cuda.", "-b")]
+TargetName = Annotated[
+    str | None,
+    _flag(
+        "--target",
+        "Only this one, as the table names it; triton-interpreted: the Triton kernels on the CPU (slow: few cases).",
+        show_default=False,
+    ),
+]
 Level = Annotated[
     str,
     _flag("--level", f"all, or some of {', '.join(LEVELS)}, model, with commas. [default: all, or model with --model]"),
@@ -74,6 +82,7 @@ Compare = Annotated[
 
 def command(
     backend: BackendName = "auto",
+    target: TargetName = None,
     level: Level = "",
     model: OwnModel = None,
     trace: Trace = None,
@@ -92,8 +101,8 @@ def command(
     levels = _levels(level or ("all" if model is None else "model"), model)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise OptionError(f"there is no folder {json_file.parent}", expected="an existing folder", got=str(json_file))
-    targets, missing = find_targets(backend)
-    settings = {"backend": backend, "levels": levels, "cases": cases, "seed": seed, "model": model}
+    targets, missing = find_targets(backend) if target is None else (choose_target(target), [])
+    settings = {"backend": backend, "target": target, "levels": levels, "cases": cases, "seed": seed, "model": model}
     report = _new_report(targets, missing, settings)
     started = time.perf_counter()
     status = Console(file=sys.stderr)

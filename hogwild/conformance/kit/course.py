@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from hogwild.backends.base import Backend
 from hogwild.core.events import Event, SessionEnded, SessionStarted, TokenWritten, WorkerEnded, WorkerJoined
+from hogwild.core.feeds import Feed
 from hogwild.core.layout import layout_from_dict
 from hogwild.core.options import SessionOptions
 from hogwild.core.sampling import GREEDY
-from hogwild.core.session import Feed
 from hogwild.engine import Engine
 from hogwild.errors import HogwildError, TraceError
 from hogwild.model import Model

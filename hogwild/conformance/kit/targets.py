@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from hogwild.conformance import plain
 from hogwild.conformance.cases import Array, AttentionCase, DType
 from hogwild.errors import BackendUnavailable
 
-Angles = Callable[[AttentionCase, Array], tuple[Array, Array]]
+INTERPRETED = "triton-interpreted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Target:
     @property
     def name(self) -> str:
         """For people."""
+        if self.path == "triton" and self.most_work < np.inf:
+            return f"{self.backend} {self.path} interpreted"
         place = "" if self.device in ("auto", "cpu") else f" {self.device}"
         return f"{self.backend} {self.path}{place}"
 
@@ -68,6 +71,26 @@ def find_targets(backend: str = "auto") -> tuple[list[Target], list[str]]:
         except (BackendUnavailable, ImportError, OSError) as error:
             missing.append(f"{name}: {error}")
     return found, missing
+
+
+def choose_target(name: str) -> list[Target]:
+    """The target of that name; "triton-interpreted" runs the Triton kernels on the CPU, in this process.
+
+    `BackendUnavailable` if it is not here.
+    """
+    if name == INTERPRETED:
+        if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+            raise BackendUnavailable("triton was imported before", remedy="start with TRITON_INTERPRET=1")
+        if not _has_triton():
+            raise BackendUnavailable("triton is not installed", remedy="pip install triton")
+        os.environ["TRITON_INTERPRET"] = "1"
+        return [target for target in _cuda() if target.path == "triton"]
+    found, missing = find_targets()
+    chosen = [target for target in found if target.name == name]
+    if not chosen:
+        here = ", ".join([*(target.name for target in found), INTERPRETED])
+        raise BackendUnavailable(f"there is no target {name!r} here", expected=here, got="; ".join(missing) or name)
+    return chosen
 
 
 def work(case: AttentionCase) -> int:
@@ -120,8 +143,9 @@ def _cuda() -> Iterator[Target]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     yield Target("cuda", "plain", device, lambda case: plain.torch_answer(case, device))
-    if _has_triton() and (device == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"):
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if _has_triton() and (device == "cuda" or interpreted):
+        device = "cpu" if interpreted else device
         most_work = 4000.0 if interpreted else np.inf
         yield Target("cuda", "triton", device, lambda case: _triton_answer(case, device), most_work=most_work)
 
