@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hogwild.backends.base import Backend
 from hogwild.core.events import Event, SessionEnded, SessionStarted, TokenWritten, WorkerEnded, WorkerJoined
-from hogwild.core.feeds import Feed
 from hogwild.core.layout import layout_from_dict
 from hogwild.core.options import SessionOptions
 from hogwild.core.sampling import GREEDY
@@ -24,6 +23,9 @@ from hogwild.models.checkpoint import Checkpoint
 from hogwild.models.tokenizer import Tokenizer
 from hogwild.prompts import PromptStyle, find_style
 from hogwild.trace import read_trace
+
+if TYPE_CHECKING:
+    from hogwild.core.feeds import Feed
 
 Logits = NDArray[np.float32]
 _BY_HAND = ("nan", "dismissed", "cancelled")  # ends of workers that no token says
