@@ -11,10 +11,11 @@ from typing import Any
 from hogwild.cache import SharedCache
 from hogwild.core.admission import check_prompt, session_pages
 from hogwild.core.events import Event
+from hogwild.core.feeds import Feed
 from hogwild.core.layout import layout_to_dict
 from hogwild.core.options import SessionOptions
 from hogwild.core.sampling import SampleResult
-from hogwild.core.session import Feed, Session
+from hogwild.core.session import Session
 from hogwild.core.shares import SHARED, session_columns
 from hogwild.model import Model
 from hogwild.prompts import DEFAULT_STYLE, PromptScript, PromptStyle, find_style

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hogwild.core.blocks import Block
 from hogwild.core.events import WorkerReason
+from hogwild.core.plan import Row
 from hogwild.core.sampling import SampleRequest, SamplingParams
 from hogwild.core.script import Codec, StreamDecoder
 from hogwild.core.steps import ends_sentence
@@ -72,6 +73,30 @@ class Worker:
     def num_written(self) -> int:
         """Tokens sampled and forced so far."""
         return self.num_sampled + self.num_forced
+
+    def note_stored(self, row: Row) -> None:
+        """The tokens of one of its rows, which waited for that, are in the cache now."""
+        self.num_stored += len(row.token_ids)
+        if row.own is self.closing:
+            self.closing_ids = []
+        else:
+            self.pending = []
+
+    def release(self, block: Block) -> None:
+        """Forget what it wrote in a block that will not be published."""
+        self.num_released += len(block)
+        self.num_stored -= len(block)
+        block.clear()
+
+    def drop_pending(self) -> None:
+        """Forget the tokens that wait for `own`."""
+        self.num_released += len(self.pending)
+        self.pending = []
+
+    def drop_closing_ids(self) -> None:
+        """Forget the tokens that wait for `closing`."""
+        self.num_released += len(self.closing_ids)
+        self.closing_ids = []
 
     def usage(self) -> dict[str, int]:
         """Its account: forced + sampled = stored + pending + released, after every pass."""

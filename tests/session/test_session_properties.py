@@ -19,7 +19,8 @@ from hogwild.core.finisher import Finisher
 from hogwild.core.layout import LAYOUTS
 from hogwild.core.options import SessionOptions
 from hogwild.core.pool import Reservation
-from hogwild.core.session import Session
+from hogwild.core.worker import Worker
+from hogwild.core.writing import Writing
 
 ALPHABET = ["a", " ", ".", "\n", "<", ">", "{", "}", "EOS", "NAN", "```", "$"]
 
@@ -107,21 +108,21 @@ def _lose_a_published_token(monkeypatch):
 
 def _publish_in_reverse(monkeypatch):
     def faulty(self):
-        for worker in reversed(self.workers):
+        for worker in reversed(self._workers):
             if worker.closing is not None and not worker.closing_ids:
                 self._publish(worker)
 
-    monkeypatch.setattr(Session, "_publish_closed", faulty)
+    monkeypatch.setattr(Writing, "publish_closed", faulty)
 
 
 def _publish_before_the_last_token(monkeypatch):
-    begin = Session._begin_closing
+    begin = Writing._begin_closing
 
     def faulty(self, worker):
         begin(self, worker)
         worker.closing_ids = []
 
-    monkeypatch.setattr(Session, "_begin_closing", faulty)
+    monkeypatch.setattr(Writing, "_begin_closing", faulty)
 
 
 def _finisher_keeps_its_pages(monkeypatch):
@@ -137,17 +138,17 @@ def _reservation_leaks(monkeypatch):
 
 
 def _stopped_worker_keeps_its_account(monkeypatch):
-    monkeypatch.setattr(Session, "_release", lambda self, worker, block: block.clear())
+    monkeypatch.setattr(Worker, "release", lambda self, block: block.clear())
 
 
 def _forced_tokens_are_not_counted(monkeypatch):
-    force = Session._force
+    force = Writing.force
 
     def faulty(self, worker, ids):
         force(self, worker, ids)
         worker.num_forced -= len(ids) > 0
 
-    monkeypatch.setattr(Session, "_force", faulty)
+    monkeypatch.setattr(Writing, "force", faulty)
 
 
 FAULTS = [
