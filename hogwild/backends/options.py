@@ -22,7 +22,8 @@ class LoadOptions:
             they run, else plain.
         device: "auto", or the backend's own name of one ("cpu", "cuda:1", "gpu").
         kv_dtype: how keys and values are stored: "auto" as `dtype`, "int8" as `hogwild.core.quantized` defines it.
-        compile: let torch.compile make the model faster around its attention; the cuda backend alone has it.
+        compile: let torch.compile make the model faster around its attention, and on a CPU build products in C++ for
+            attention over published steps; the cuda backend alone has it.
     """
 
     dtype: str = "auto"

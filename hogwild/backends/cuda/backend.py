@@ -24,6 +24,7 @@ from hogwild.backends.cuda.device_plan import to_device_plan
 from hogwild.backends.cuda.graphs import BUCKETS, CudaCapture, DecodeGraphs, SampleGraphs
 from hogwild.backends.cuda.kernels import why_no_kernel
 from hogwild.backends.cuda.loading import load_model, quiet
+from hogwild.backends.cuda.native.products import MAX_TOKENS, BuildError, Products, why_no_products
 from hogwild.backends.cuda.pool import KVPool
 from hogwild.backends.cuda.sampling import sample
 from hogwild.backends.cuda.self_check import check_against_plain
@@ -103,6 +104,7 @@ class TorchBackend:
         self._spec = replace(_model_spec(model, config, layers, context_size, kv_bytes), num_heads=num_heads)
         self._has_kernels = _wants_kernels(options, layers, first.dtype, first.device)
         self._compiled = _compiled(model, modules, options)
+        self._products, self._no_products = _products(layers, first, options)
         self._new_pool("auto")  # in 8 bits, rounding could pass for an error of the model, or hide one
         with quiet():
             check_against_plain(model, layers, config.vocab_size, self._check_logits)
@@ -178,7 +180,7 @@ class TorchBackend:
     def close(self) -> None:
         """Free the pool and the weights."""
         del self.model, self.pool, self._decoder_layers, self._tables, self._workspace
-        del self._kernels, self._graphs, self._sample_graphs, self._compiled
+        del self._kernels, self._graphs, self._sample_graphs, self._compiled, self._products
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -204,13 +206,14 @@ class TorchBackend:
             self._kernels.load(plan)
             wanted = self._tables.to_device(plan.logit_tokens)
             return run(self._kernels.token_ids, self._kernels.positions, self._kernels.start(), wanted)
-        current = self._plain_pass(plan)
+        current = self._plain_pass(plan, self._products if plan.num_tokens <= MAX_TOKENS else None)
         return run(current.plan.token_ids, current.plan.positions, current, current.plan.logit_tokens)
 
-    def _plain_pass(self, plan: ForwardPlan) -> SharedPass:
+    def _plain_pass(self, plan: ForwardPlan, products: Products | None = None) -> SharedPass:
         key_dim = max(layer.key_dim for layer in self._spec.layers)
-        ready = to_device_plan(plan, self._spec.num_heads, key_dim, self._tables)
-        return SharedPass(ready, self.pool, self._spec.layers, self._tables, self._workspace)
+        by_run = products is not None
+        ready = to_device_plan(plan, self._spec.num_heads, key_dim, self._tables, by_run=by_run)
+        return SharedPass(ready, self.pool, self._spec.layers, self._tables, self._workspace, products)
 
     def _run_loaded(self) -> Tensor:
         """Logits `[T, V]` of the pass that the kernels have loaded, filling included; device operations only."""
@@ -242,7 +245,7 @@ class TorchBackend:
 
     def _describe_attention(self) -> str:
         if not self._has_kernels:
-            return "torch operations"
+            return "torch operations" + self._no_products + (", short runs in C++" if self._products else "")
         if self._graphs is None or self._sample_graphs is None:
             return "Triton kernels"
         failure = self._graphs.failure or self._sample_graphs.failure
@@ -268,6 +271,16 @@ def _compiled(model: nn.Module, modules: Sequence[nn.Module], options: LoadOptio
             "a model that lies in parts on several processes is not compiled", remedy="leave --compile out"
         )
     return CompiledModel(model, modules) if options.compile else None
+
+
+def _products(layers: Sequence[LayerSpec], like: Tensor, options: LoadOptions) -> tuple[Products | None, str]:
+    """The products in C++, or why there are none, for `BackendInfo`."""
+    if not options.compile or why_no_products(layers, like.dtype, like.device, options.kv_dtype) is not None:
+        return None, ""
+    try:
+        return Products(), ""
+    except BuildError as error:
+        return None, f", nothing in C++: {error}"
 
 
 def _use_blocks(model: Any, family: str) -> None:

@@ -1,0 +1,1 @@
+"""Products in C++ for attention over many short runs on a CPU, built when a model is loaded with `compile`."""
