@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hogwild.conformance import ordinary
+from hogwild.conformance import sequences
 from hogwild.conformance.cases import AttentionCase, DType, attention_case
 from hogwild.conformance.oracle import exact_attention
 from hogwild.conformance.ordinary import ordinary_attention
@@ -34,14 +34,14 @@ def off_by_one_offset(case: AttentionCase, dtype: DType) -> Any:
 
 def unmasked_column(case: AttentionCase, dtype: DType) -> Any:
     """Each token also reads the key right after it."""
-    seen = ordinary.seen_columns
+    seen = sequences.seen_columns
 
     def one_more(case: AttentionCase, row: Any) -> Any:
         mask = seen(case, row)
         return mask | np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
 
     with Patch.context() as patch:
-        patch.setattr(ordinary, "seen_columns", one_more)
+        patch.setattr(sequences, "seen_columns", one_more)
         return output_of(case, dtype)
 
 
