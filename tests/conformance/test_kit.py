@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from hogwild.backends.cuda.pool import KVPool
 from hogwild.cli.app import app
 from hogwild.conformance.kit import golden
 from hogwild.conformance.kit.attention import check_attention
@@ -23,6 +25,7 @@ from hogwild.conformance.kit.targets import Target, find_targets
 from hogwild.conformance.kit.written import check_sessions
 from hogwild.errors import CheckpointError
 from tests.conformance.kit_faults import FAULTS, MODEL_FAULTS
+from tests.conformance.kit_faults_elsewhere import MLX_FAULTS, REFERENCE_FAULTS
 
 CASES, DRAWS = 8, 6  # the kit is asked for a few cases at a time, until it sees the fault
 
@@ -44,7 +47,7 @@ def fails(target: Target) -> bool:
 
 def test_nothing_fails_without_a_fault(torch_plain: Target) -> None:
     assert not fails(torch_plain)
-    checks = list(check_models([torch_plain], names=("qwen3", "copying")))
+    checks = list(check_models([torch_plain], names=("copying",), dtypes=("float32", "bfloat16")))
     assert {check.statement for check in checks} == {"oracle", "L1", "L2"}
     assert all(check.passed for check in checks), [check for check in checks if not check.passed]
 
@@ -55,6 +58,17 @@ def test_a_fault_of_attention_is_seen(name: str, torch_plain: Target, monkeypatc
     assert fails(torch_plain)
 
 
+@pytest.mark.parametrize(
+    ("backend", "name"), [*(("reference", name) for name in REFERENCE_FAULTS), *(("mlx", name) for name in MLX_FAULTS)]
+)
+def test_a_fault_of_another_backend_is_seen(backend: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if backend == "mlx":
+        pytest.importorskip("mlx_lm")
+    (target,) = (target for target in find_targets(backend)[0] if target.path == "plain")
+    (REFERENCE_FAULTS | MLX_FAULTS)[name](monkeypatch)
+    assert fails(target)
+
+
 @pytest.mark.parametrize("name", MODEL_FAULTS)
 def test_a_fault_of_whole_models_is_seen(name: str, torch_plain: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     MODEL_FAULTS[name](monkeypatch)
@@ -62,10 +76,18 @@ def test_a_fault_of_whole_models_is_seen(name: str, torch_plain: Target, monkeyp
 
 
 def test_a_fault_is_seen_in_16_bits_too(torch_plain: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the layers, by the divergence, by the share of choices, and by choices that nothing explains."""
-    MODEL_FAULTS["keys_of_another_layer"](monkeypatch)
+    """By the layers, by the divergence, by the share of choices, and by choices that nothing explains.
+
+    The fault shows in long passes alone, so that the check at load does not see it.
+    """
+    write = KVPool.write
+
+    def shifted(self: KVPool, layer: int, slots: Any, k: Any, v: Any) -> None:
+        write(self, layer, slots, k if len(slots) < 20 else k.roll(1, dims=1), v)
+
+    monkeypatch.setattr(KVPool, "write", shifted)
     checks = list(check_models([torch_plain], names=("copying",), dtypes=("bfloat16",)))
-    assert len(checks) == 4
+    assert [check.statement for check in checks] == ["oracle", "L2", "L2", "L2"]
     assert not any(check.passed for check in checks), checks
 
 

@@ -1,0 +1,77 @@
+"""Faults to seed into the MLX and the reference backends, one at a time; the kit must see each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+Patch = pytest.MonkeyPatch
+REFERENCE_FAULTS: dict[str, Callable[[Patch], None]] = {}
+MLX_FAULTS: dict[str, Callable[[Patch], None]] = {}
+
+
+def reference_fault(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    REFERENCE_FAULTS[plant.__name__] = plant
+    return plant
+
+
+def mlx_fault(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    MLX_FAULTS[plant.__name__] = plant
+    return plant
+
+
+@reference_fault
+def query_turned_the_other_way(patch: Patch) -> None:
+    from hogwild.backends.reference import attention
+
+    turned = attention.turned
+    patch.setattr(attention, "turned", lambda x, turn: turned(x, np.conj(turn)))
+
+
+@reference_fault
+def window_one_longer(patch: Patch) -> None:
+    from hogwild.backends.reference.attention import _Chunk
+
+    hidden = _Chunk._hidden_columns
+    patch.setattr(_Chunk, "_hidden_columns", lambda self, window: hidden(self, window and window + 1))
+
+
+@reference_fault
+def sums_of_the_softmax_off_by_a_thousandth(patch: Patch) -> None:
+    from hogwild.backends.reference import attention
+
+    mix = attention._mix
+    patch.setattr(attention, "_mix", lambda weights, parts: mix(weights * np.float32(1.001), parts))
+
+
+@mlx_fault
+def partners_swapped(patch: Patch) -> None:
+    from hogwild.backends.mlx import attention
+
+    rotate = attention._rotate
+    patch.setattr(attention, "_rotate", lambda queries, partners, cos, sin: rotate(queries, partners, cos, -sin))
+
+
+@mlx_fault
+def nothing_hidden(patch: Patch) -> None:
+    from hogwild.backends.mlx import attention
+
+    hide = attention._hide
+    patch.setattr(attention, "_hide", lambda scores, mask, shape: hide(scores, None, shape))
+
+
+@mlx_fault
+def sinks_forgotten(patch: Patch) -> None:
+    from hogwild.backends.mlx import attention
+
+    softmax = attention._softmax
+    patch.setattr(attention, "_softmax", lambda scores, sinks: softmax(scores, None))
+
+
+@mlx_fault
+def soft_cap_forgotten(patch: Patch) -> None:
+    from hogwild.backends.mlx import attention
+
+    patch.setattr(attention, "_cap", lambda scores, softcap: scores)
