@@ -87,6 +87,8 @@ class Writing:
         """A row has no room in its context: its worker ends; a finished step is published without its last tokens."""
         if block is worker.closing:
             worker.drop_closing_ids()
+            if worker.is_active and not worker.pending:  # without a header it has nothing left to feed
+                self.end(worker, "length")
         elif worker.ended is None:
             self.end(worker, "length")
         else:

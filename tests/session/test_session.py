@@ -255,6 +255,19 @@ def test_a_view_longer_than_the_context_ends_that_worker_only():
     assert max(len(view) for views in backend.views for view in views) <= 40
 
 
+@pytest.mark.parametrize("context_size", range(10, 20))
+def test_without_a_header_the_last_step_that_fits_ends_a_worker(context_size):
+    """A step whose last token has no room is published without it; nothing is left that its worker could feed."""
+    bare = STYLE.__class__(name="bare", version=1, chat=False, user="{problem}>", texts=STYLE.texts)
+
+    def say(view: str) -> str:
+        return SENTENCE[(len(view) - len("p>")) % len(SENTENCE)]
+
+    watch, _ = start(say, style=bare, layout="interleaved", context_size=context_size, finisher_tokens=0)
+    watch.run()
+    assert [event.reason for event in watch.of(ev.WorkerEnded)] == ["length", "length"]
+
+
 def test_a_worker_with_nan_is_stopped_and_the_others_go_on_as_if_it_had_left():
     bad_pass = 6
 
