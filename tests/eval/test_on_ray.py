@@ -24,6 +24,7 @@ SMALL = ["--task", "parallel:1", "--methods", "one,combined", "--budgets", "4,8"
 
 @pytest.fixture(scope="module")
 def cluster():
+    import ray
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as environment:
@@ -36,6 +37,7 @@ def cluster():
         made.add_node(object_store_memory=80 * 2**20, num_cpus=1)
         environment.setenv("RAY_ADDRESS", made.address)
         yield made
+        ray.shutdown()
         made.shutdown()
 
 
