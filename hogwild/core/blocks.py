@@ -8,6 +8,7 @@ the positions at which they were written. Where a run's slots lie in memory does
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -161,23 +162,22 @@ class Block:
             self._slots.push(tail.start)
             self._token_ids.push(token_ids[0])
             return np.array([tail.start])
-        num_new = -(-max(0, count - len(tail)) // size)
+        slots = list(tail[:count])
+        num_new = -(-(count - len(slots)) // size)
         if num_new:
             new = self._pages.allocate(num_new, self._held[-1] if self._held else None)
-            pages = (np.arange(page * size, (page + 1) * size) for page in new)
-            slots = np.concatenate([np.arange(tail.start, tail.stop), *pages])[:count]
             self._held += new
-            self._held_first.extend([length + len(tail) + i * size for i in range(num_new)])
-        else:
-            slots = np.arange(tail.start, tail.start + count)
+            self._held_first.extend(range(length + len(tail), length + count, size))
+            slots += chain.from_iterable([range(page * size, (page + 1) * size) for page in new])
+            del slots[count:]
         if not self._open:
-            self._run_start.extend([length])
-            self._run_position.extend([length])
+            self._run_start.push(length)
+            self._run_position.push(length)
             self._runs_version += 1
             self._open = True
         self._slots.extend(slots)
         self._token_ids.extend(token_ids)
-        return slots
+        return np.array(slots)
 
     def link(self, step: Block) -> None:
         """Publish: move all of `step`'s tokens to the end of this block and leave `step` empty.
