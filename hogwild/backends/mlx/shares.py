@@ -45,10 +45,14 @@ class _Measuring(PassReader):
     def __init__(self, reader: PassReader, ones: mx.array) -> None:
         vars(self).update(vars(reader))
         self._ones = ones
+        self._of_heads: dict[int, mx.array] = {}  # [heads, slots, K], which layers share
         self.shares: list[mx.array] = []
 
     def attend(self, queries: mx.array, keys: Stored, values: Stored, **how: Any) -> mx.array:
-        ones = mx.broadcast_to(self._ones, (keys.shape[0], *self._ones.shape))
+        heads = keys.shape[0]
+        if heads not in self._of_heads:
+            self._of_heads[heads] = mx.contiguous(mx.broadcast_to(self._ones, (heads, *self._ones.shape)))
+        ones = self._of_heads[heads]
         shares = super().attend(queries.astype(mx.float32), keys, ones, **how)  # [T, H, 1, K]
         self.shares.append(shares[:, :, 0].swapaxes(0, 1))
         return super().attend(queries, keys, values, **how)
