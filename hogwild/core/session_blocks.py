@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hogwild.core.blocks import Block, Pages
 from hogwild.core.layout import BlockRef, Layout
@@ -41,6 +42,7 @@ class SessionBlocks:
         self.layout = layout
         self.common = Block(pages, "common")
         self.published: list[tuple[int, int]] = []
+        self._expand = lru_cache(maxsize=256)(layout.expand)  # the same views are asked for in every pass
         self._script = script
         self._pages = pages
         self._named: dict[BlockRef, Block] = {}
@@ -74,7 +76,7 @@ class SessionBlocks:
     def is_ready(self, worker: int, workers: Sequence[int]) -> bool:
         """Whether the prompt and every text in this worker's view is stored."""
         waiting = {id(prefill.block) for prefill in self._prefills if prefill.rest}
-        refs = self.layout.expand(worker, workers)
+        refs = self._expand(worker, tuple(workers))
         return self.prompt_is_ready and not any(
             id(self._named[ref]) in waiting for ref in refs if ref.kind in ("text", "label")
         )
@@ -84,7 +86,7 @@ class SessionBlocks:
         by_index = {worker.index: worker for worker in present}
         closings = [w.closing for w in present if w.closing is not None and w.closing is not own]
         blocks: list[Block] = []
-        for ref in self.layout.expand(viewer.index, sorted(by_index)):
+        for ref in self._expand(viewer.index, tuple(sorted(by_index))):
             if ref.kind == "common":
                 blocks += [self.common, *closings]
             elif ref.kind != "own":
