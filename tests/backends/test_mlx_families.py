@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file  # noqa: E402
 from hogwild.backends import cuda, mlx  # noqa: E402
 from hogwild.conformance.coverage import CPU, TOLERANCE, Outcome, try_family  # noqa: E402
 from hogwild.conformance.families import FAMILIES, family  # noqa: E402
+from hogwild.conformance.families.entry import FULL, SLIDING  # noqa: E402
 from hogwild.conformance.small_models import (  # noqa: E402
     checkpoint_of,
     logits_in_blocks,
@@ -31,9 +32,10 @@ from tests.backends.mlx_models import load_folder, write_mlx_model  # noqa: E402
 
 EXACT = [known.name for known in FAMILIES if "mlx" not in known.refused]
 REFUSED = [known.name for known in FAMILIES if "mlx" in known.refused]
-NAMED = (  # by issue 4, section 1; the others of its list are refused, since mlx-lm has no window, cap or keys for them
-    "llama", "llama-linear", "llama-llama3", "llama-yarn", "qwen2", "qwen3", "qwen3_moe", "mistral-window", "mixtral",
-    "phi3-phi4", "gemma3_text", "gpt_oss", "glm4", "cohere2", "olmo2", "olmo3", "smollm3", "granite", "deepseek_v2",
+NAMED = (  # by issue 4, section 1
+    "llama", "llama-linear", "llama-llama3", "llama-yarn", "qwen2", "qwen3", "qwen3_moe", "mistral-window",
+    "mixtral-window", "phi3", "gemma2", "gemma3_text", "gpt_oss", "glm4", "cohere2", "olmo2", "olmo3", "smollm3",
+    "granite", "deepseek_v2", "deepseek_v3",
 )  # fmt: skip
 TOKENS = random_tokens()
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
@@ -70,10 +72,11 @@ def test_the_families_that_were_promised_are_exact() -> None:
     assert set(NAMED) <= set(EXACT)
 
 
-@pytest.mark.parametrize("name", ["llama-llama3", "llama-yarn", "qwen3", "gemma3_text", "mistral-window", "olmo3"])
-def test_both_backends_give_the_same_logits(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["llama-llama3", "llama-yarn", "gemma3_text", "gemma2", "mistral-window", "olmo3"])
+def test_both_backends_find_the_same_layers(tmp_path: Path, name: str) -> None:
+    """That their logits are the same too is shown by comparing each with transformers."""
     checkpoint = write_folder(random_model(family(name).config), tmp_path, family(name).config)
-    assert_same_on_torch_and_mlx(checkpoint, checkpoint)
+    assert_same_layers(cuda.load(checkpoint, CPU), mlx.load(checkpoint, CPU))
 
 
 def test_gpt_oss_is_the_same_on_both_backends(tmp_path: Path) -> None:
@@ -107,6 +110,10 @@ def assert_same_on_torch_and_mlx(torch_checkpoint: Any, mlx_checkpoint: Any) -> 
     on_torch, on_mlx = cuda.load(torch_checkpoint, CPU), mlx.load(mlx_checkpoint, CPU)
     expected, found = logits_in_blocks(on_torch, TOKENS), logits_in_blocks(on_mlx, TOKENS)
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert_same_layers(on_torch, on_mlx)
+
+
+def assert_same_layers(on_torch: Any, on_mlx: Any) -> None:
     windows = [[layer.window for layer in backend.spec.layers] for backend in (on_torch, on_mlx)]
     assert windows[0] == windows[1]
     for theirs, ours in zip(on_torch.spec.layers, on_mlx.spec.layers, strict=True):
@@ -153,4 +160,31 @@ def test_a_scaling_of_one_layer_type_must_be_there(tmp_path: Path) -> None:
     }
     write_mlx_model(tmp_path, **config)
     with pytest.raises(ModelRefused, match="no layer turns by the frequencies"):
+        load_folder(tmp_path)
+
+
+def test_a_base_of_one_layer_type_must_be_there(tmp_path: Path) -> None:
+    config = dict(family("gemma3_text").config)
+    rules = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in ((SLIDING, 1e4), (FULL, 5e6))}
+    write_mlx_model(tmp_path, **config, layer_types=[*[SLIDING] * 5, FULL, SLIDING], rope_parameters=rules)
+    with pytest.raises(ModelRefused, match="no layer turns by the frequencies"):
+        load_folder(tmp_path)
+
+
+def test_shares_and_bases_in_the_newer_place_are_read(tmp_path: Path) -> None:
+    """As transformers 5 stores them, whose folders mlx-lm alone does not read."""
+    old = family("glm4").config
+    new = {name: value for name, value in old.items() if name not in ("rope_theta", "partial_rotary_factor")}
+    new["rope_parameters"] = {"rope_type": "default", "rope_theta": 7e4, "partial_rotary_factor": 0.5}
+    write_folder(random_model(new), tmp_path, new)
+    on_mlx = mlx.load(checkpoint_of(tmp_path, new), CPU)
+    assert_same_layers(cuda.load(checkpoint_of(tmp_path, new), CPU), on_mlx)
+    assert on_mlx.spec.layers[0].rotary.num_dims == 8
+
+
+@pytest.mark.parametrize(("name", "activation"), [("llama", "gelu"), ("gemma3_text", "silu"), ("phi", "relu2")])
+def test_an_activation_function_that_is_another_one_is_refused(tmp_path: Path, name: str, activation: str) -> None:
+    config = {**family(name).config, "hidden_act": activation, "hidden_activation": activation}
+    write_mlx_model(tmp_path, **config)
+    with pytest.raises(ModelRefused, match="another activation function"):
         load_folder(tmp_path)

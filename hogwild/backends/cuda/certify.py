@@ -52,10 +52,10 @@ def certify_layers(model: nn.Module, config: Any, context_size: int) -> Certifie
     return [layer.module for layer in layers], tuple(specs), max(layer.q.shape[1] for layer in layers) // NUM_TOKENS
 
 
-def refused(layer: int | None, reason: str, **details: str | None) -> ModelRefused:
+def refused(layer: int | None, reason: str, *, remedy: str = _REMEDY, **details: str | None) -> ModelRefused:
     """The error for a model that cannot be computed exactly."""
     where = "" if layer is None else f"layer {layer}: "
-    return ModelRefused(f"{where}{reason}", remedy=_REMEDY, **details)
+    return ModelRefused(f"{where}{reason}", remedy=remedy, **details)
 
 
 def _check_config(config: Any) -> None:
@@ -77,6 +77,7 @@ def _check_rope_types(model: nn.Module) -> None:
                     0,
                     f"rotary embedding of type {kind!r} in {name!r}: its frequencies change with the length, so stored "
                     "keys would become wrong",
+                    remedy="use the variant of this model for short texts, or one with linear, llama3 or YaRN scaling",
                 )
 
 

@@ -21,7 +21,7 @@ _STATED = {
     **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
     **dict.fromkeys((_TANH, "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"), _TANH),
     **dict.fromkeys(("silu", "swish"), "silu"),
-    "quick_gelu": "quick_gelu",
+    **{name: name for name in ("quick_gelu", "relu", "relu2", "tanh")},
 }
 
 
