@@ -40,6 +40,8 @@ hogwild conform --json mine.json
 
 hogwild conform --backend mlx --level attention --cases 6000 --seed 1
 
+hogwild conform --model Qwen/Qwen3-8B --trace run.jsonl
+
 hogwild conform --compare mine.json docs/conform-example.json
 """
 LEVELS = ("rotary", "attention", "models", "sessions")  # and "model", which needs one
@@ -102,7 +104,14 @@ def command(
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise OptionError(f"there is no folder {json_file.parent}", expected="an existing folder", got=str(json_file))
     targets, missing = find_targets(backend) if target is None else (choose_target(target), [])
-    settings = {"backend": backend, "target": target, "levels": levels, "cases": cases, "seed": seed, "model": model}
+    settings = {
+        "backend": backend,
+        "target": target,
+        "levels": levels,
+        "cases": cases,
+        "seed": seed,
+        "model": model and _without_folder(model),
+    }
     report = _new_report(targets, missing, settings)
     started = time.perf_counter()
     status = Console(file=sys.stderr)
@@ -154,7 +163,7 @@ def _levels(given: str, model: str | None) -> list[str]:
 
 def _new_report(targets: list[Target], missing: list[str], settings: dict[str, Any]) -> Report:
     return Report(
-        command=shlex.join(["hogwild", *sys.argv[1:]]),
+        command=shlex.join(["hogwild", *map(_without_folder, sys.argv[1:])]),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         commit=commit(),
         machine=machine_facts(),
@@ -163,6 +172,12 @@ def _new_report(targets: list[Target], missing: list[str], settings: dict[str, A
         targets=[{"name": x.name, "backend": x.backend, "path": x.path, "device": x.device} for x in targets],
         skipped=missing,
     )
+
+
+def _without_folder(argument: str) -> str:
+    """An absolute path by its name alone: reports are sent to others."""
+    path = Path(argument)
+    return path.name if path.is_absolute() else argument
 
 
 def _table(report: Report) -> Table:
@@ -189,12 +204,9 @@ def _side_by_side(left: Report, right: Report) -> Table:
 
 
 def _key(check: Check) -> tuple[str, str, str, str]:
-    return (
-        check.level,
-        check.statement,
-        check.name.partition(":")[0] if check.statement == "L0" else check.name,
-        check.target,
-    )
+    """What two reports have in common; names say further what was seen."""
+    name = check.name.partition(", worst")[0].replace(" (not promised)", "")
+    return check.level, check.statement, name.partition(":")[0] if check.statement == "L0" else name, check.target
 
 
 def _cell(check: Check | None) -> str:

@@ -66,7 +66,7 @@ def check_attention(
             if number % SCHEDULE_EVERY == 0:
                 _reschedule(target, case, exact, parts)
         number += 1
-        progress(f"attention: case {number}")
+        progress(f"attention: {num_cases - max(left.values())} of {num_cases} cases")
     for (target, name), verdicts in groups.items():
         yield _summary(target, name, verdicts)
     for (target, name), part in parts.items():

@@ -91,4 +91,4 @@ def check_choices(
     yield check("differing choices", "margin / explained", float(ratio.max()), 1.0, problems)
     yield check("mean KL", "nats", float(found.kl.mean()), most_kl)
     if least_agreement is not None:
-        yield check("differing share", "share", float(found.differs.mean()), 1 - least_agreement)
+        yield check("differing share", "share", float(found.differs.mean()), round(1 - least_agreement, 9))
