@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hogwild.backends.base import Backend, ForwardResult
 from hogwild.core.blocks import Block, IntArray, Pages
-from hogwild.core.plan import ForwardPlan, Planner, Row, build_plan
+from hogwild.core.plan import ForwardPlan, Planner, Row, build_plan, view_lengths
 from hogwild.core.pool import PAGE_SIZE, PagePool
 from hogwild.core.shares import Columns, block_columns, count_columns, mean_over_rows, slot_columns
 from hogwild.errors import LayoutError, OptionError, PromptError, TokenError
@@ -124,7 +124,7 @@ class SharedCache:
         runs once more over these tokens, by the plain attention, and writes nothing: no bit that comes later changes.
 
         Raises `LayoutError` for tokens that do not stand there, for a block without a column, and where one key would
-        have two columns.
+        have two columns; `OptionError` for `by_head` where layers have different numbers of heads.
         """
         return self.attention_shares_of_groups([rows], columns, by_head=by_head)
 
@@ -142,6 +142,8 @@ class SharedCache:
         written = [[_last_slots(row) for row in group] for group in groups]
         plan = build_plan(silent, self.pool.num_slots, written)
         of_layers = self.backend.attention_shares(plan, table, count_columns(columns))
+        if by_head and len({len(shares) for shares in of_layers}) > 1:
+            raise OptionError("layers of this model have different numbers of heads", remedy="leave out by_head")
         of_layers = of_layers if by_head else tuple(shares.mean(axis=0) for shares in of_layers)
         return mean_over_rows(np.stack(of_layers), rows)
 
@@ -169,14 +171,10 @@ class SharedCache:
             raise PromptError("a pass has nothing to compute", expected="at least one new token in one row", got="none")
         if len({row.own for row in rows}) != len(rows):
             raise LayoutError("two rows of a pass write the same block", expected="one writer for each block")
-        blocks = dict.fromkeys(chain.from_iterable([row.view for row in rows]))
-        lengths = {block: len(block) for block in blocks}
-        self._check_blocks(blocks)
+        self._check_blocks(dict.fromkeys(chain.from_iterable([row.view for row in rows])))
         self._check_tokens(chain.from_iterable([row.token_ids for row in rows]))
-        for row in rows:
-            lengths[row.own] += len(row.token_ids)
-        for row in rows:
-            self._check_length(row, sum(map(lengths.__getitem__, row.view)))
+        for row, length in zip(rows, view_lengths(rows), strict=True):
+            self._check_length(row, length)
 
     def _check_owner(self) -> None:
         if self.backend.pool_owner is not self:

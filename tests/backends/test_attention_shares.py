@@ -5,6 +5,7 @@ Measuring changes nothing: not the tokens, not the logits, not a stored byte.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from hogwild.core.blocks import IntArray
 from hogwild.core.options import SessionOptions
 from hogwild.core.plan import Row
 from hogwild.core.shares import block_columns, count_columns, indicator, slot_columns
-from hogwild.errors import LayoutError
+from hogwild.errors import LayoutError, OptionError
 from hogwild.models import find_checkpoint
 from hogwild.models.checkpoint import Checkpoint
 
@@ -291,6 +292,22 @@ def test_measuring_changes_no_bit(backend: str, kv_dtype: str, tiny: Path) -> No
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_measuring_never_writes(backend: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(open_backend(tiny, backend))
+    world.cache.forward(world.rows())
+    expected = world.cache.attention_shares(world.rows())
+
+    def refuse(*given: Any) -> None:
+        raise AssertionError("the pool is written")
+
+    pool = importlib.import_module(f"hogwild.backends.{backend}.pool").KVPool
+    monkeypatch.setattr(pool, "write", refuse)
+    assert np.array_equal(world.cache.attention_shares(world.rows()), expected)
+    with pytest.raises(AssertionError, match="the pool is written"):
+        world.cache.forward([Row((world.prompt, world.own), (7,))])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_session_is_the_same_to_the_last_bit(backend: str, tiny: Path) -> None:
     """Tokens, logits, events: with and without measuring in every other pass."""
     seen: list[tuple[list[Array], list[dict[str, Any]]]] = []
@@ -321,6 +338,16 @@ def test_a_session_is_the_same_to_the_last_bit(backend: str, tiny: Path) -> None
 
 
 # What the low-level call takes -------------------------------------------------------------------------------------
+
+
+def test_heads_of_ragged_layers_are_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(open_backend(tiny, "reference"))
+    world.cache.forward(world.rows())
+    ragged = (np.full((2, 3, 3), 0.25), np.full((4, 3, 3), 0.5))
+    monkeypatch.setattr(world.cache.backend, "attention_shares", lambda *given: ragged)
+    assert world.cache.attention_shares(world.rows())[:, 0, 0].tolist() == [0.25, 0.5]
+    with pytest.raises(OptionError, match="different numbers of heads"):
+        world.cache.attention_shares(world.rows(), by_head=True)
 
 
 def test_columns_of_single_tokens_and_rows_without_tokens(tiny: Path) -> None:
