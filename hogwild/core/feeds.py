@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hogwild.core.finisher import Finisher
-from hogwild.core.plan import Row
+from hogwild.core.plan import Row, view_lengths
 from hogwild.core.sampling import SampleRequest
 from hogwild.core.worker import Worker
 
@@ -26,12 +26,8 @@ class Feed:
 
 def first_over_context(feeds: Sequence[Feed], context_size: int) -> Feed | None:
     """The first one whose view would be longer than the context, with the new tokens of all."""
-    new_tokens = {id(feed.row.own): len(feed.row.token_ids) for feed in feeds}
-    for feed in feeds:
-        length = feed.row.num_visible + sum(new_tokens.get(id(block), 0) for block in feed.row.view)
-        if length > context_size:
-            return feed
-    return None
+    lengths = view_lengths([feed.row for feed in feeds])
+    return next((feed for feed, length in zip(feeds, lengths, strict=True) if length > context_size), None)
 
 
 def finisher_feeds(finisher: Finisher) -> list[Feed]:

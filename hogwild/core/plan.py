@@ -51,7 +51,15 @@ class Row:
     @property
     def num_visible(self) -> int:
         """Tokens that the view holds now; before the pass that is without the new ones."""
-        return sum(len(block) for block in self.view)
+        return sum(map(len, self.view))
+
+
+def view_lengths(rows: Sequence[Row]) -> list[int]:
+    """Tokens in each row's view with those that all rows bring; rows write different blocks, before the pass."""
+    lengths = {block: len(block) for block in dict.fromkeys(chain.from_iterable([row.view for row in rows]))}
+    for row in rows:
+        lengths[row.own] += len(row.token_ids)
+    return [sum(map(lengths.__getitem__, row.view)) for row in rows]
 
 
 @dataclass(frozen=True)

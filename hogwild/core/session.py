@@ -24,7 +24,7 @@ from hogwild.core.pool import Reservation
 from hogwild.core.script import Codec, Script
 from hogwild.core.session_blocks import SessionBlocks
 from hogwild.core.shares import SHARED, shares_of_workers
-from hogwild.core.worker import Worker, worker_key
+from hogwild.core.worker import Uniforms, Worker
 from hogwild.core.writing import Writing
 from hogwild.errors import OptionError
 
@@ -187,7 +187,7 @@ class Session:
             index=index,
             name=self.script.name_of(index),
             params=self.options.sampling_of(index),
-            key=worker_key(self.options.seed, index),
+            uniforms=Uniforms(self.options.seed, index),
             own=self.blocks.new(f"worker:{index}"),
             decoder=self._codec.stream_decoder(),
             seen=set(self._prompt_ids),
