@@ -22,7 +22,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from hogwild.errors import LayoutError
 
@@ -46,8 +46,7 @@ def others(*parts: str, which: Which = "all") -> Others:
 View = tuple["str | Others", ...]
 
 
-@dataclass(frozen=True, slots=True)
-class BlockRef:
+class BlockRef(NamedTuple):
     """One block of an expanded view: its kind, its text's name, and the worker that it belongs to (-1: all)."""
 
     kind: Literal["common", "own", "text", "label"]
