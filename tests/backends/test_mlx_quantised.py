@@ -60,7 +60,7 @@ def test_each_width_and_group_size(tmp_path: Path, bits: int, group_size: int) -
     assert widths(assert_is_mlx_lms_own(folder).model) == {(bits, group_size)}
 
 
-@pytest.mark.parametrize("name", ["qwen3", "qwen3_moe", "gpt_oss", "gemma3_text", "deepseek_v2"])
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_moe", "gpt_oss", "gemma3_text", "deepseek_v3"])
 def test_other_families_in_4_bits(tmp_path: Path, name: str) -> None:
     folder = quantised(tmp_path, name, bits=4, group_size=32)
     assert (4, 32) in widths(assert_is_mlx_lms_own(folder).model)  # mlx-lm gives the routers of experts 8 bits

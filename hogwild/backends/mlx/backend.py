@@ -115,7 +115,7 @@ class MlxBackend:
 
     @property
     def model(self) -> Any:
-        """mlx-lm's model itself, unmodified."""
+        """mlx-lm's model itself; where its code leaves out what the config states, that is put right."""
         return self._model
 
     @property

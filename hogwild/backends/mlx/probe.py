@@ -123,9 +123,9 @@ def _run(
         raise
     except Exception as error:  # foreign model code: whatever it raises means that it does not take our caches
         raise ModelRefused(
-            "the model does not take one position for each token, so blocks cannot be shared",
+            "mlx-lm's code fails on single tokens with one position each, so blocks cannot be shared",
             got=f"{type(error).__name__}: {error}",
-            remedy="use another model",
+            remedy="load it with dtype float32" if "only supports float32" in str(error) else "use another model",
         ) from error
     return int(logits.shape[-1]), probes
 
