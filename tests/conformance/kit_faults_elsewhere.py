@@ -47,7 +47,7 @@ def sums_of_the_softmax_off_by_a_thousandth(patch: Patch) -> None:
 
 
 @mlx_fault
-def partners_swapped(patch: Patch) -> None:
+def sines_with_the_wrong_sign(patch: Patch) -> None:
     from hogwild.backends.mlx import attention
 
     rotate = attention._rotate
@@ -62,16 +62,26 @@ def nothing_hidden(patch: Patch) -> None:
     patch.setattr(attention, "_hide", lambda scores, mask, shape: hide(scores, None, shape))
 
 
+def _without(patch: Patch, option: str) -> None:
+    """Attention that is not told of an option."""
+    from hogwild.backends.mlx.attention import PassReader
+
+    attend = PassReader.attend
+    patch.setattr(
+        PassReader, "attend", lambda self, *given, **options: attend(self, *given, **{**options, option: None})
+    )
+
+
 @mlx_fault
 def sinks_forgotten(patch: Patch) -> None:
-    from hogwild.backends.mlx import attention
-
-    softmax = attention._softmax
-    patch.setattr(attention, "_softmax", lambda scores, sinks: softmax(scores, None))
+    _without(patch, "sinks")
 
 
 @mlx_fault
 def soft_cap_forgotten(patch: Patch) -> None:
-    from hogwild.backends.mlx import attention
+    _without(patch, "softcap")
 
-    patch.setattr(attention, "_cap", lambda scores, softcap: scores)
+
+@mlx_fault
+def window_forgotten(patch: Patch) -> None:
+    _without(patch, "window")

@@ -27,6 +27,7 @@ from hogwild.errors import CheckpointError
 from tests.conformance.kit_faults import FAULTS, MODEL_FAULTS
 from tests.conformance.kit_faults_elsewhere import MLX_FAULTS, REFERENCE_FAULTS
 
+SEEN_AT_LOAD = {"keys_of_another_layer", "keys_turned_in_place_of_the_query"}
 CASES, DRAWS = 8, 6  # the kit is asked for a few cases at a time, until it sees the fault
 
 
@@ -71,8 +72,11 @@ def test_a_fault_of_another_backend_is_seen(backend: str, name: str, monkeypatch
 
 @pytest.mark.parametrize("name", MODEL_FAULTS)
 def test_a_fault_of_whole_models_is_seen(name: str, torch_plain: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the layers, or already by the backend's own check at load."""
     MODEL_FAULTS[name](monkeypatch)
-    assert any(not check.passed for check in check_models([torch_plain], names=("llama",), dtypes=("float32",)))
+    (check,) = check_models([torch_plain], names=("llama",), dtypes=("float32",))
+    assert not check.passed
+    assert ("refused at load" in check.name) == (name in SEEN_AT_LOAD), check.name
 
 
 def test_a_fault_is_seen_in_16_bits_too(torch_plain: Target, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def trace(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few passes where there is no trace."""
+    options = replace(own_model.BUILT_IN.options, max_passes=25, max_step_tokens=7)
+    monkeypatch.setattr(own_model, "BUILT_IN", replace(own_model.BUILT_IN, options=options))
+
+
 def changed(trace: Path, to: Path, change: Callable[[dict], dict]) -> Path:
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     to.write_text("".join(json.dumps(change(line)) + "\n" for line in lines))
@@ -59,6 +67,7 @@ def test_a_model_is_led_along_a_trace(folder: Path, trace: Path, tmp_path: Path)
     assert check["count"] > len(tokens) - 3 > 80  # every token but each worker's last was fed, and the prompt
 
 
+@pytest.mark.usefixtures("short")
 def test_without_a_trace_it_leads_itself(folder: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
@@ -70,6 +79,7 @@ def test_without_a_trace_it_leads_itself(folder: Path) -> None:
     assert not missing
 
 
+@pytest.mark.usefixtures("short")
 def test_a_family_that_the_reference_does_not_know(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the framework's own forward is the yardstick."""
     pytest.importorskip("torch")
