@@ -21,7 +21,7 @@ class Check:
     """One group of comparisons.
 
     Attributes:
-        level: "rotary", "attention", "models", "sessions" or "trace".
+        level: "rotary", "attention", "models", "sessions" or "model".
         statement: "oracle", "golden", "L0", "L1" or "L2", see docs/conformance.md.
         name: what was compared, e.g. a dtype.
         target: what was checked, e.g. "mlx plain".
