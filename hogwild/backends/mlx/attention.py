@@ -69,7 +69,8 @@ class PassReader:
 class GroupReader:
     """What the chunks of one group have in common.
 
-    An *entry* is a run for which queries are turned: one for each slice, and one for each distinct run among the tiles.
+    An *entry* is a run for which queries are turned: one for each slice and each tile. To turn them once for each run
+    and to gather them for its tiles takes longer (measured: 11 ms against 3 for 1,000 tiles and 6 rows).
     """
 
     def __init__(
@@ -79,11 +80,9 @@ class GroupReader:
         self.tiles: Tiles = cut(group)
         self.positions = positions[group.token_start : group.token_start + group.num_tokens]
         slice_runs = np.array([part.run for part in self.tiles.slices], dtype=np.int64)
-        tile_runs, tile_entry = np.unique(self.tiles.tile_run, return_inverse=True)
-        self.entry_run = np.concatenate([slice_runs, tile_runs])
-        self.tile_entry = mx.array((tile_entry.reshape(-1) + len(slice_runs)).astype(np.int32))
+        self.entry_run = np.concatenate([slice_runs, self.tiles.tile_run])
         self.tile_rows = SlotRows(self.tiles.tile_slots, num_slots)
-        token_bytes = 4 * num_heads * max(1, self.tiles.num_columns + 2 * head_dim * len(self.entry_run))
+        token_bytes = 4 * num_heads * max(1, self.tiles.num_columns + head_dim * len(self.entry_run))
         size = max(1, MAX_CHUNK_BYTES // token_bytes)
         self.chunks = [
             ChunkReader(self, start, min(start + size, group.num_tokens)) for start in range(0, group.num_tokens, size)
@@ -156,7 +155,7 @@ class ChunkReader:
             stretches = slice_parts(keys, part.start, part.stop)
             parts.append(_joined([entry @ x.astype(mx.float32).swapaxes(-1, -2) for x in stretches]))
         if reader.num_gathered:
-            entries = turned if num_entries == 1 else mx.take(turned, reader.tile_entry, axis=1)
+            entries = turned if num_entries == 1 else turned[:, -reader.num_gathered :]
             gathered = gather(keys, reader.tile_rows).astype(mx.float32)
             tiles = gathered.reshape(keys.shape[0], reader.num_gathered, -1, gathered.shape[-1])
             scores = entries @ tiles.swapaxes(-1, -2)
