@@ -73,6 +73,7 @@ def command(
     kv_dtype: flags.KVDtype = "auto",
     device: flags.Device = "auto",
     attention: flags.Attention = "auto",
+    compile_model: flags.Compile = False,
     cache_tokens: flags.CacheTokens = flags.CACHE_TOKENS,
     max_cache_tokens: flags.MaxCacheTokens = None,
     concurrent: eval_flags.Concurrent = 1,
@@ -110,7 +111,7 @@ def command(
     problems = load_problems(task, data=data, count=count, seed=task_seed)
     if finisher_tokens is None:
         options = dataclasses.replace(options, finisher_tokens=answer_tokens(task, problems))
-    load_options = LoadOptions(dtype=dtype, device=device, attention=attention, kv_dtype=kv_dtype)
+    load_options = LoadOptions(dtype, device, attention, kv_dtype, compile_model)
     backend = eval_flags.check_place(on, gpus_per_engine, backend)
     find_backend(backend)
     make_engine = functools.partial(new_engine, model, backend, load_options, cache_tokens, max_cache_tokens)

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from hogwild.backends.options import LoadOptions
 from hogwild.cli import eval_flags, eval_run
 from hogwild.cli.app import app
 from hogwild.errors import OptionError
@@ -64,6 +65,15 @@ def test_the_same_command_again_does_nothing_and_another_one_refuses(command, tm
     code, _, remarks = command("--out", out, *SMALL, "--no-resume")
     assert code == 2
     assert "holds a run" in remarks
+
+
+def test_how_the_model_is_loaded(command, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(eval_run, "load_model", lambda *given: asked.append(given) or scripted.model())
+    options = "--model some/model --backend reference --dtype float32 --kv-dtype int8 --attention plain --compile".split()
+    assert command("--out", tmp_path / "run", *SMALL, *options)[0] == 0
+    loaded = LoadOptions(dtype="float32", attention="plain", kv_dtype="int8", compile=True)
+    assert asked == [("some/model", "reference", loaded)]
 
 
 def test_own_data(command, tmp_path):
