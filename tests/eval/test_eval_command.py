@@ -70,8 +70,9 @@ def test_the_same_command_again_does_nothing_and_another_one_refuses(command, tm
 def test_how_the_model_is_loaded(command, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(eval_run, "load_model", lambda *given: asked.append(given) or scripted.model())
-    options = "--model some/model --backend reference --dtype float32 --kv-dtype int8 --attention plain --compile".split()
-    assert command("--out", tmp_path / "run", *SMALL, *options)[0] == 0
+    options = ["--dtype", "float32", "--kv-dtype", "int8", "--attention", "plain", "--compile"]
+    where = ["--out", tmp_path / "run", "--model", "some/model", "--backend", "reference"]
+    assert command(*where, *SMALL, *options)[0] == 0
     loaded = LoadOptions(dtype="float32", attention="plain", kv_dtype="int8", compile=True)
     assert asked == [("some/model", "reference", loaded)]
 
