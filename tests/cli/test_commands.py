@@ -107,7 +107,7 @@ def test_defaults_are_those_of_the_dataclasses(loaded):
     assert options["sampling"][0]["top_k"] == 7  # the model's own
     assert options["sampling"][0]["top_p"] == SamplingParams().top_p
     options = dict.fromkeys(("dtype", "device", "attention", "kv_dtype"), "auto")
-    assert loaded.calls == [{"name": "bundled", "backend": "auto", **options}]
+    assert loaded.calls == [{"name": "bundled", "backend": "auto", **options, "compile": False}]
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_seeds_decide_the_run(loaded):
 def test_model_flags_reach_the_loader(loaded):
     given = {"dtype": "float64", "device": "cpu", "attention": "plain", "kv_dtype": "int8"}
     flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
-    report("x", "--model", "m", "--backend", "reference", *flags)
-    assert loaded.calls == [{"name": "m", "backend": "reference", **given}]
+    report("x", "--model", "m", "--backend", "reference", *flags, "--compile")
+    assert loaded.calls == [{"name": "m", "backend": "reference", **given, "compile": True}]
 
 
 def test_limits_are_kept(loaded):

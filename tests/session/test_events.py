@@ -21,6 +21,7 @@ _TUPLES = st.floats(allow_nan=False)
 for _ in range(3):
     _TUPLES = st.lists(_TUPLES, max_size=2).map(tuple)
 FIELDS = {
+    "seconds": st.floats(allow_nan=False),  # which is not equal to itself
     "shares": _TUPLES,
     "options": st.dictionaries(st.text(), JSON_VALUES, max_size=3),
     "usage": st.lists(st.dictionaries(st.text(), st.integers(), max_size=3), max_size=3).map(tuple),
@@ -35,7 +36,7 @@ def event_of(kind: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
 any_event = st.one_of([event_of(kind) for kind in ev.KINDS.values()])
 
 
-@given(any_event.filter(lambda event: not (isinstance(event, ev.PassDone) and event.seconds != event.seconds)))
+@given(any_event)
 def test_an_event_comes_back_equal(event):
     assert ev.event_from_dict(json.loads(json.dumps(ev.event_to_dict(event)))) == event
 
