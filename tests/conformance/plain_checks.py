@@ -46,7 +46,7 @@ def plain_case(seed: int) -> AttentionCase:
     kv_dtype = "int8" if seed % 9 == 4 else "auto"
     if seed % 11 == 0:
         return attention_case(seed, kv_dtype=kv_dtype)
-    return attention_case(seed, max_length=40, max_work=1e6, kv_dtype=kv_dtype)
+    return attention_case(seed, max_length=40, max_work=5e5, kv_dtype=kv_dtype)
 
 
 def check_part(part: int) -> None:

@@ -42,7 +42,7 @@ if DEVICE == "cpu":
 
 NUM_CASES = int(os.environ.get("HOGWILD_CASES", "304"))
 PARTS = 8
-MAX_STEPS = 20 if DEVICE == "cpu" else np.inf
+MAX_STEPS = 12 if DEVICE == "cpu" else np.inf
 
 
 def affordable(part: int = 0, parts: int = 1) -> Iterator[tuple[int, AttentionCase, dict[str, int]]]:
