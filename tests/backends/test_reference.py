@@ -29,11 +29,13 @@ def _subject(dtype: str, tolerance: float) -> Subject:
 
 # `to_numpy` gives float32, hence no more than its seven digits in float64.
 SUBJECTS = {"float64": _subject("float64", 1e-6), "float32": _subject("float32", 1e-4)}
+# The same code in float32: one model, and all of them on request.
+SLOW_PAIRS = [pytest.param("float32", case, marks=pytest.mark.slow) for case in CASES[1:]]
+PAIRS = [*(("float64", case) for case in CASES), ("float32", CASES[0]), *SLOW_PAIRS]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("dtype", SUBJECTS)
+@pytest.mark.parametrize(("dtype", "case"), PAIRS, ids=str)
 def test_contract(dtype: str, case: ModelCase, check: Any, tmp_path: Path) -> None:
     check(SUBJECTS[dtype], case, tmp_path)
 

@@ -13,7 +13,7 @@ from hogwild.core.options import SessionOptions
 from hogwild.core.sampling import SamplingParams
 from hogwild.engine import Engine
 
-NUM_PASSES = 20
+NUM_PASSES = 12
 PROBLEM = "Name some animals that live in the sea, and say one thing about each of them."
 WARM = SamplingParams(temperature=0.8, top_p=0.95, top_k=60, min_p=0.01, repetition_penalty=1.1)
 HOT = SamplingParams(temperature=1.3, top_p=0.9)

@@ -26,7 +26,7 @@ from hogwild.backends.cuda.kernels.attention import KernelAttention
 from hogwild.backends.cuda.kernels.merge import merge
 from hogwild.backends.cuda.kernels.rotation import Angles
 from hogwild.backends.cuda.pool import KVPool
-from hogwild.conformance.cases import AttentionCase, attention_case
+from hogwild.conformance.cases import AttentionCase, KVDtype, attention_case
 from hogwild.conformance.verdict import typical_ratio
 from hogwild.core.blocks import Block
 from hogwild.core.plan import Row, build_plan
@@ -42,7 +42,7 @@ if DEVICE == "cpu":
 
 NUM_CASES = int(os.environ.get("HOGWILD_CASES", "304"))
 PARTS = 8
-MAX_STEPS = 12 if DEVICE == "cpu" else np.inf
+MAX_STEPS, MAX_WORK = (20, 5e4) if DEVICE == "cpu" else (np.inf, np.inf)
 
 
 def affordable(part: int = 0, parts: int = 1) -> Iterator[tuple[int, AttentionCase, dict[str, int]]]:
@@ -51,7 +51,8 @@ def affordable(part: int = 0, parts: int = 1) -> Iterator[tuple[int, AttentionCa
         rng = np.random.default_rng(seed)
         # 16 is the least that a product on tensor cores takes.
         tile, max_rows, num_items = (int(rng.choice(among)) for among in ((16, 16, 32), (16, 32, 64), (1, 2, 5, 9)))
-        case = attention_case(seed, max_length=40, kv_dtype="int8" if rng.random() < 0.25 else "auto")
+        kv_dtype: KVDtype = "int8" if rng.random() < 0.25 else "auto"
+        case = attention_case(seed, max_length=40, max_work=MAX_WORK, kv_dtype=kv_dtype)
         if num_steps(case, tile, max_rows) <= MAX_STEPS:
             yield seed, case, {"tile": tile, "max_rows": max_rows, "num_items": num_items}
 
