@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 
 from hogwild.backends.base import Backend, ForwardResult
 from hogwild.core.blocks import Block, IntArray, Pages
-from hogwild.core.plan import ForwardPlan, Planner, Row, build_plan, view_lengths
+from hogwild.core.plan import PREFILL_CHUNK, ForwardPlan, Planner, Row, build_plan, view_lengths
 from hogwild.core.pool import PAGE_SIZE, PagePool
 from hogwild.core.shares import Columns, block_columns, count_columns, mean_over_rows, slot_columns
 from hogwild.errors import LayoutError, OptionError, PromptError, TokenError
-
-PREFILL_CHUNK = 512
 
 
 class SharedCache:

@@ -27,11 +27,11 @@ from hogwild.bench.workload import (
     random_ids,
     release,
     rows_of,
-    view_lengths,
 )
 from hogwild.bench.yardstick import find_yardstick, free_bytes
-from hogwild.cache import PREFILL_CHUNK, SharedCache
+from hogwild.cache import SharedCache
 from hogwild.core.blocks import Block
+from hogwild.core.plan import PREFILL_CHUNK, view_lengths
 from hogwild.errors import HogwildError, PoolExhausted
 
 _ROOM = 1.25  # what a batch needs while the cache of a layer grows, as a multiple of what it holds

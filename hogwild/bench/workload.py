@@ -94,12 +94,6 @@ def rows_of(views: Sequence[View], token_ids: Sequence[int]) -> list[Row]:
     return [Row(view, (int(token),)) for view, token in zip(views, token_ids, strict=True)]
 
 
-def view_lengths(rows: Sequence[Row]) -> list[int]:
-    """Tokens in each row's view once the new ones of all rows are stored."""
-    new_tokens = {row.own: len(row.token_ids) for row in rows}
-    return [row.num_visible + sum(new_tokens.get(block, 0) for block in row.view) for row in rows]
-
-
 def pages_held(views: Sequence[View]) -> int:
     """Distinct pages of all blocks once the token of the pass is stored."""
     distinct = {page for view in views for block in view for page in block.page_ids}

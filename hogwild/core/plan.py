@@ -24,6 +24,8 @@ from hogwild.core.rotary import MAX_OFFSET
 from hogwild.errors import HogwildError, LayoutError
 
 LogitsWanted = Literal["last", "all", "none"]
+PREFILL_CHUNK = 512
+"""Tokens of a long text that go into one pass."""
 
 
 @dataclass(frozen=True, slots=True)

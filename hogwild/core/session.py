@@ -19,7 +19,7 @@ from hogwild.core.conclusion import Conclusion, own_answer
 from hogwild.core.event_log import EventLog
 from hogwild.core.feeds import Feed, finisher_feeds, first_over_context
 from hogwild.core.options import SessionOptions
-from hogwild.core.plan import Row
+from hogwild.core.plan import PREFILL_CHUNK, Row
 from hogwild.core.pool import Reservation
 from hogwild.core.script import Codec, Script
 from hogwild.core.session_blocks import SessionBlocks
@@ -27,8 +27,6 @@ from hogwild.core.shares import SHARED, shares_of_workers
 from hogwild.core.worker import Uniforms, Worker
 from hogwild.core.writing import Writing
 from hogwild.errors import OptionError
-
-PREFILL_CHUNK = 512
 
 
 class Session:

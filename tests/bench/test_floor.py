@@ -11,10 +11,10 @@ from hogwild.backends.registry import BACKENDS
 from hogwild.bench import BenchOptions
 from hogwild.bench.floor import distinct_tokens, pass_bytes
 from hogwild.bench.room import check_lengths, check_shape
-from hogwild.bench.workload import build_views, find_lengths, pages_held, pool_tokens, rows_of, view_lengths
+from hogwild.bench.workload import build_views, find_lengths, pages_held, pool_tokens, rows_of
 from hogwild.cache import SharedCache
 from hogwild.core.layout import LAYOUTS, Layout, others
-from hogwild.core.plan import Row
+from hogwild.core.plan import Row, view_lengths
 from hogwild.errors import LayoutError, OptionError, PoolExhausted
 from hogwild.models.shapes import SHAPES, num_parameters, shape_checkpoint
 

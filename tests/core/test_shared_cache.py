@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from recording_backend import CONTEXT, VOCAB, RecordingBackend
 
-from hogwild.cache import PREFILL_CHUNK, SharedCache
+from hogwild.cache import SharedCache
 from hogwild.core.blocks import Block
-from hogwild.core.plan import Row
+from hogwild.core.plan import PREFILL_CHUNK, Row
 from hogwild.errors import HogwildError, LayoutError, OptionError, PoolExhausted, PromptError, TokenError
 
 
