@@ -16,7 +16,7 @@ from hogwild.backends.cuda import backend as backend_module  # noqa: E402
 from hogwild.backends.cuda.angles import AngleTables  # noqa: E402
 from hogwild.backends.cuda.attention import SharedPass  # noqa: E402
 from hogwild.backends.cuda.device_plan import to_device_plan  # noqa: E402
-from hogwild.backends.cuda.native.products import BuildError, Products, why_no_products  # noqa: E402
+from hogwild.backends.cuda.native.products import BuildError, Products, has_products  # noqa: E402
 from hogwild.backends.cuda.pool import KVPool  # noqa: E402
 from hogwild.backends.options import LoadOptions  # noqa: E402
 from hogwild.core.blocks import Block  # noqa: E402
@@ -101,10 +101,10 @@ def test_products_are_those_of_torch(products: Products, name: str, threads: int
 
 def test_where_they_serve() -> None:
     layer = LayerSpec(SPECS["half"], 2, 32, 16)
-    assert why_no_products([layer], torch.float32, CPU, "auto") is None
-    assert why_no_products([layer], torch.bfloat16, CPU, "auto") is not None
-    assert why_no_products([layer], torch.float32, CPU, "int8") is not None
-    assert why_no_products([LayerSpec(NO_ROTARY, 2, 40, 16)], torch.float32, CPU, "auto") is not None
+    assert has_products([layer], torch.float32, CPU, "auto")
+    assert not has_products([layer], torch.bfloat16, CPU, "auto")
+    assert not has_products([layer], torch.float32, CPU, "int8")
+    assert not has_products([LayerSpec(NO_ROTARY, 2, 40, 16)], torch.float32, CPU, "auto")
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

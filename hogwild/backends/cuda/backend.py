@@ -24,7 +24,7 @@ from hogwild.backends.cuda.device_plan import to_device_plan
 from hogwild.backends.cuda.graphs import BUCKETS, CudaCapture, DecodeGraphs, SampleGraphs
 from hogwild.backends.cuda.kernels import why_no_kernel
 from hogwild.backends.cuda.loading import load_model, quiet
-from hogwild.backends.cuda.native.products import MAX_TOKENS, BuildError, Products, why_no_products
+from hogwild.backends.cuda.native.products import MAX_TOKENS, BuildError, Products, has_products
 from hogwild.backends.cuda.pool import KVPool
 from hogwild.backends.cuda.sampling import sample
 from hogwild.backends.cuda.self_check import check_against_plain
@@ -275,7 +275,7 @@ def _compiled(model: nn.Module, modules: Sequence[nn.Module], options: LoadOptio
 
 def _products(layers: Sequence[LayerSpec], like: Tensor, options: LoadOptions) -> tuple[Products | None, str]:
     """The products in C++, or why there are none, for `BackendInfo`."""
-    if not options.compile or why_no_products(layers, like.dtype, like.device, options.kv_dtype) is not None:
+    if not options.compile or not has_products(layers, like.dtype, like.device, options.kv_dtype):
         return None, ""
     try:
         return Products(), ""

@@ -26,13 +26,10 @@ class BuildError(Exception):
     """There is no library; the message says why."""
 
 
-def why_no_products(layers: Sequence[LayerSpec], dtype: torch.dtype, device: torch.device, kv_dtype: str) -> str | None:
-    """Why products.cpp does not serve a model; None if it does."""
-    if device.type != "cpu" or dtype != torch.float32 or kv_dtype != "auto":
-        return "for float32 on a CPU only"
-    if any(layer.key_dim % LANES or layer.value_dim % LANES for layer in layers):
-        return f"for head dimensions that are multiples of {LANES} only"
-    return None
+def has_products(layers: Sequence[LayerSpec], dtype: torch.dtype, device: torch.device, kv_dtype: str) -> bool:
+    """Whether products.cpp serves a model: float32 on a CPU, with head dimensions that are multiples of `LANES`."""
+    in_float32 = device.type == "cpu" and dtype == torch.float32 and kv_dtype == "auto"
+    return in_float32 and not any(layer.key_dim % LANES or layer.value_dim % LANES for layer in layers)
 
 
 class Products:
