@@ -54,4 +54,4 @@ class LatentCache(BlockCache):
         """`queries [T, H, 1, rank]`; mask: `[T, H, 1, rotary]`, the rotary queries times the scale."""
         assert mask is not None
         whole = mx.concatenate([queries, (mask / scale).astype(queries.dtype)], axis=-1)
-        return self._inner.attend(whole, *self._inner.keys_and_values(), scale, None, sinks)
+        return self._inner.attend(whole, *self._inner.keys_and_values(), scale, None, sinks, softcap)
