@@ -1,7 +1,7 @@
 """A small experiment that proves sharing: one worker reads what another writes, in the very pass in which it does.
 
 Only Alice's unfinished step holds a code. Bob's step ends where the code must follow. With Alice's block in his view
-Bob continues with the code; with the same tokens and without her block he cannot know it. Both steps are fed in one
+Bob continues with the code; with the same tokens and without her block he cannot know it. All of them are fed in one
 pass, so Bob reads keys and values that were written in that pass.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hogwild.cache import SharedCache
-from hogwild.core.blocks import Block
 from hogwild.core.plan import Row
 from hogwild.core.sampling import GREEDY, SampleRequest
 from hogwild.model import Model
@@ -38,25 +37,18 @@ class SharingProof:
 def prove_sharing(model: Model, code: str = "7311") -> SharingProof:
     """Run the experiment on a loaded model with a code of four digits."""
     cache = SharedCache(model.backend)
+    encode = model.tokenizer.encode
     prompt = cache.block(model.tokenizer.encode_document(_PROMPT), name="common")
-    texts = [_continue(cache, model, prompt, code, is_shared=shared) for shared in (True, False)]
-    prompt.clear()
-    return SharingProof(code, *texts)
-
-
-def _continue(cache: SharedCache, model: Model, prompt: Block, code: str, *, is_shared: bool) -> str:
-    """What Bob writes, greedily; `is_shared`: whether Alice's block is in his view."""
-    tokenizer = model.tokenizer
-    alice, bob = cache.new_block("alice"), cache.new_block("bob")
-    view = (prompt, alice, bob) if is_shared else (prompt, bob)
-    told = Row((prompt, alice), tuple(tokenizer.encode(_ALICE.format(code=code))), logits="none")
-    rows = [told, Row(view, tuple(tokenizer.encode(_BOB)))]
-    written: list[int] = []
+    alice, bob, alone = (cache.new_block(name) for name in ("alice", "bob", "alone"))
+    views = ((prompt, alice, bob), (prompt, alone))
+    told = Row((prompt, alice), tuple(encode(_ALICE.format(code=code))), logits="none")
+    rows = [told, *(Row(view, tuple(encode(_BOB))) for view in views)]
+    request = SampleRequest(GREEDY, banned_ids=sorted(model.tokenizer.control_ids))
+    written: list[list[int]] = []
     for _ in range(_NUM_TOKENS):
         result = cache.forward(rows)
-        request = SampleRequest(GREEDY, banned_ids=sorted(tokenizer.control_ids))
-        written += model.backend.sample(result.logits, [request]).token_ids.tolist()
-        rows = [Row(view, (written[-1],))]
-    alice.clear()
-    bob.clear()
-    return tokenizer.decode(written).strip()
+        written.append(model.backend.sample(result.logits, [request, request]).token_ids.tolist())
+        rows = [Row(view, (token,)) for view, token in zip(views, written[-1], strict=True)]
+    for block in (alice, bob, alone, prompt):
+        block.clear()
+    return SharingProof(code, *(model.tokenizer.decode(list(ids)).strip() for ids in zip(*written, strict=True)))

@@ -1,47 +1,30 @@
-"""Three backends, one method: the same tokens in fp32, and hidden states within 1e-4, in every layout.
+"""Three backends, one method: the same tokens in fp32 in every layout.
 
 All layouts, with two and with three workers, run as the sessions of one batch: so the passes are ragged and mixed too.
+The model is the bundled one with some of its layers; test_whole_model.py has all of them in shorter runs.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cache
 
-import numpy as np
 import pytest
-from conftest import load_bundled, need
+from conftest import CERTAIN, STYLE, load_cut, need
 
-from hogwild.cache import SharedCache
 from hogwild.core import events as ev
 from hogwild.core.layout import LAYOUTS
 from hogwild.core.options import SessionOptions
-from hogwild.core.plan import Row
-from hogwild.core.sampling import GREEDY
 from hogwild.engine import Engine
-from hogwild.model import Model
-from hogwild.prompts import PromptStyle
 
 PROBLEM = "What is the largest planet of the solar system, and why is it so large?"
 NUM_PASSES = 104
-END_OF_TEXT = 2  # of the bundled model; nobody may stop early
-STYLE = PromptStyle(
-    name="parity",
-    version=1,
-    user="{problem} Answer in short paragraphs.",
-    header="**{name} [{step}]:**",
-    greetings=(" First of all,", " Another reason is that"),
-    check=" Am I doing redundant work? (yes/no):",
-    finish="\n\nThe final answer is \\boxed{",
-    texts={"in_progress": "### Others\n\n", "separator": " [...]\n\n", "own_header": "### Mine\n\n"},
-)
 CASES = [(layout, num_workers) for layout in sorted(LAYOUTS) for num_workers in (2, 3)]
 
 
 @cache
 def events_of(backend: str) -> dict[tuple[str, int], list[ev.Event]]:
     """Every case as a session of one batch: its events."""
-    engine = Engine(load_bundled(backend))
+    engine = Engine(load_cut(backend))
     sessions = {engine.submit(PROBLEM, _options(*case), STYLE).index: case for case in CASES}
     events: dict[tuple[str, int], list[ev.Event]] = {case: [] for case in CASES}
     for event in engine.events():
@@ -58,7 +41,7 @@ def _options(layout: str, num_workers: int) -> SessionOptions:
         check_every=150,
         finish="all",
         finisher_tokens=4,
-        sampling=dataclasses.replace(GREEDY, banned_ids=(END_OF_TEXT,)),
+        sampling=CERTAIN,
     )
 
 
@@ -81,6 +64,7 @@ def test_the_runs_are_worth_comparing(layout: str, num_workers: int):
     sampled = [e for e in events if isinstance(e, ev.TokenWritten) and not e.forced]
     assert max(e.pass_index for e in events) == NUM_PASSES
     assert len(sampled) >= 0.9 * NUM_PASSES * num_workers
+    assert len({e.token_id for e in sampled}) >= 30, "a model that repeats itself would hide an error"
     published = sum(isinstance(e, ev.StepPublished) for e in events)
     assert (published >= 4 * num_workers) if LAYOUTS[layout].publish else published == 0
 
@@ -88,32 +72,3 @@ def test_the_runs_are_worth_comparing(layout: str, num_workers: int):
 def _is_exact(event: ev.Event) -> bool:
     """Everything but times and the name of the backend must be equal."""
     return not isinstance(event, ev.PassDone | ev.PromptRead | ev.SessionStarted)
-
-
-@pytest.mark.parametrize("backend", ["cuda", "mlx"])
-def test_hidden_states_agree_layer_by_layer(backend: str):
-    need(backend)
-    expected, got = (_hidden_states(load_bundled(name)) for name in ("reference", backend))
-    assert len(expected) == len(got) == load_bundled("reference").spec.num_layers
-    for layer, (a, b) in enumerate(zip(expected, got, strict=True)):
-        error = np.abs(a - b).max() / np.abs(a).max()
-        assert error < 1e-4, f"layer {layer} differs by {error:.1e}"
-
-
-def _hidden_states(model: Model) -> list[np.ndarray]:
-    """A ragged pass over shared, published and repeated blocks."""
-    cache = SharedCache(model.backend)
-    encode = model.tokenizer.encode
-    common = cache.block(encode("The solar system has eight planets. " * 12))
-    separator = cache.block(encode("\n---\n"), [common])
-    for step in range(5):
-        common.link(cache.block(encode(f"Step {step}: planets are round.\n\n"), [common]))
-    a, b, c = (cache.new_block(name) for name in "abc")
-    rows = [
-        Row((common, b, separator, c, separator, a), tuple(encode("Jupiter is the largest one, and")), logits="all"),
-        Row((common, a, separator, c, separator, b), tuple(encode("Mars")), logits="all"),
-        Row((common, a, separator, b, separator, c), tuple(encode("Saturn has rings")), logits="all"),
-    ]
-    result = cache.forward(rows, hidden_states=True)
-    assert result.hidden_states is not None
-    return [np.asarray(state, dtype=np.float64) for state in result.hidden_states]
