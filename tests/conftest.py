@@ -37,8 +37,10 @@ def _preload_openblas() -> None:
             ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
-# At import of this file, since a test module may import mlx.core as soon as it is collected.
-_preload_openblas()
+def pytest_configure(config: pytest.Config) -> None:
+    """Before collection, since a test module may import mlx.core at once."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        _preload_openblas()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,6 +67,8 @@ def _any_marked(items: list[pytest.Item], name: str) -> bool:
 def _why_no_nvidia_gpu() -> str | None:
     if importlib.util.find_spec("torch") is None:
         return "needs torch and an NVIDIA GPU: torch is not installed"
+    if importlib.import_module("torch").version.cuda is None:
+        return "needs an NVIDIA GPU: this torch is built for none"
     # In a process of its own: asking torch would start CUDA in this one, and later forks would fail.
     probe = [sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())"]
     here = subprocess.run(probe, capture_output=True, check=False).returncode == 0
