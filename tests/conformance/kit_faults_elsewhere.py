@@ -39,11 +39,11 @@ def window_one_longer(patch: Patch) -> None:
 
 
 @reference_fault
-def sums_of_the_softmax_off_by_a_thousandth(patch: Patch) -> None:
-    from hogwild.backends.reference import attention
+def values_off_by_a_thousandth(patch: Patch) -> None:
+    from hogwild.backends.reference.attention import _Chunk
 
-    mix = attention._mix
-    patch.setattr(attention, "_mix", lambda weights, parts: mix(weights * np.float32(1.001), parts))
+    mix = _Chunk._mix
+    patch.setattr(_Chunk, "_mix", lambda self, weights, parts: mix(self, weights, [1.001 * part for part in parts]))
 
 
 @mlx_fault

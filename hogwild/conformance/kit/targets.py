@@ -12,6 +12,7 @@ import numpy as np
 from hogwild.backends.registry import BACKENDS, find_backend
 from hogwild.conformance import plain
 from hogwild.conformance.cases import Array, AttentionCase, DType
+from hogwild.conformance.kit.schedule import PARTS
 from hogwild.errors import BackendUnavailable
 
 INTERPRETED = "triton-interpreted"
@@ -104,7 +105,7 @@ def _reference() -> Iterator[Target]:
         *("reference", "plain", "cpu", plain.reference_answer),
         fit=plain.reference_case,
         arithmetic="float32",
-        promises=frozenset({"repeat", "pages"}),
+        promises=frozenset(PARTS),
     )
 
 
