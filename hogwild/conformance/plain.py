@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -29,24 +30,24 @@ def reference_case(case: AttentionCase) -> AttentionCase:
     return replace(case, softcap=None, sinks=None)
 
 
-def reference_answer(case: AttentionCase) -> Array:
-    """NumPy, in float32 whatever the case's dtype."""
+def reference_answer(case: AttentionCase, dtype: type[np.floating[Any]] = np.float32) -> Array:
+    """NumPy, in float32 or float64 whatever the case's dtype."""
     from hogwild.backends.reference.attention import PassReader
 
     num_tokens, num_heads, key_dim = case.queries.shape
     table, order = OffsetTable(case.rotary), pairs_side_by_side(case.rotary, key_dim)
 
     def turns(offsets: IntArray) -> Array:
-        phases = np.ones((*offsets.shape, key_dim // 2), dtype=np.complex64)
+        phases = np.ones((*offsets.shape, key_dim // 2), dtype=np.result_type(dtype, np.complex64))
         turning = phases[..., : len(case.rotary.inv_freq)]
         turning.real, turning.imag = table(offsets)
         return phases
 
-    reader = PassReader(case.plan, turns, num_heads, key_dim, np.dtype(np.float32))
-    queries = case.queries.take(order, axis=-1) * np.float32(case.scale)
+    reader = PassReader(case.plan, turns, num_heads, key_dim, np.dtype(dtype))
+    queries = (case.queries.take(order, axis=-1) * np.float32(case.scale)).astype(dtype)
     queries = queries.reshape(num_tokens, case.keys.shape[0], -1, key_dim)
     keys, values = case.keys.take(order, axis=-1), case.values
-    pool = (quantize(keys), quantize(values)) if case.kv_dtype == "int8" else (keys, values)
+    pool = [quantize(x) if case.kv_dtype == "int8" else x.astype(dtype) for x in (keys, values)]
     with np.errstate(invalid="ignore"):
         return reader.attend(queries, pool[0], pool[1], case.window).reshape(num_tokens, num_heads, -1)
 

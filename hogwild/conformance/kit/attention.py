@@ -16,9 +16,10 @@ from hogwild.conformance.verdict import Verdict, judge, typical_ratio
 from hogwild.core.rotary import MAX_OFFSET, OffsetTable, RotarySpec
 
 ANGLE_ERROR = 1e-7
-MAX_LENGTH = 40
+MAX_LENGTH, LONG = 40, 500
 SHOWN = 5
 ORDINARY_EVERY, SCHEDULE_EVERY = 4, 12  # every how manieth case is also compared with ordinary attention; rescheduled
+LONG_EVERY = 4 * SCHEDULE_EVERY  # every how manieth case is rescheduled with blocks that are read in many pieces
 Same = tuple[float | None, bool, int, DType]  # what the exact answers of one drawn case differ by
 
 
@@ -40,10 +41,10 @@ def check_rotary() -> Iterator[Check]:
         yield Check("rotary", "oracle", f"base {theta:g}", "core tables", len(offsets), "error", error, ANGLE_ERROR)
 
 
-def case_of(number: int, seed: int) -> AttentionCase:
+def case_of(number: int, seed: int, max_length: int = MAX_LENGTH) -> AttentionCase:
     """Generated case; every eighth one stores K and V in 8 bits."""
     kv_dtype = "int8" if number % 8 == 7 else "auto"
-    return attention_case(seed * 1_000_000 + number, max_length=MAX_LENGTH, kv_dtype=kv_dtype)  # type: ignore[arg-type]
+    return attention_case(seed * 1_000_000 + number, max_length=max_length, kv_dtype=kv_dtype)  # type: ignore[arg-type]
 
 
 def check_attention(
@@ -56,6 +57,7 @@ def check_attention(
     number = 0
     while any(left.values()):
         drawn = case_of(number, seed)
+        long = case_of(number, seed, LONG) if number % LONG_EVERY == 0 else None
         exact: dict[Same, Exact] = {}
         for target in (target for target in targets if left[target] and target.affords(drawn)):
             left[target] -= 1
@@ -65,6 +67,8 @@ def check_attention(
             groups.setdefault((target, name), []).append(found)
             if number % SCHEDULE_EVERY == 0:
                 _reschedule(target, case, exact, parts)
+            if long is not None and target.affords(long):
+                _reschedule(target, target.fit(long), exact, parts)
         number += 1
         progress(f"attention: {num_cases - max(left.values())} of {num_cases} cases")
     for (target, name), verdicts in groups.items():
@@ -107,13 +111,14 @@ def _summary(target: Target, name: str, verdicts: Sequence[Verdict]) -> Check:
 def _reschedule(
     target: Target, case: AttentionCase, known: dict[Same, Exact], parts: dict[tuple[Target, str], _Part]
 ) -> None:
-    first, exact = answered(target, case), _exact(target, case, known)
+    first = answered(target, case)
     for name, passes in PARTS.items():
         part = parts.setdefault((target, name), _Part())
         part.count += 1
         again = rejoined(case, passes(case), lambda given: answered(target, given))
         if again.tobytes() != first.tobytes():
             part.changed.append(case.name)
+            exact = _exact(target, case, known)
             off = np.abs(again - exact.output)
             share = np.where(np.isfinite(off), off, np.inf) / exact.allowed(exact.dtype)
             part.worst = max(part.worst, float(share.max()))

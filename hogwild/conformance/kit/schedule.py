@@ -53,11 +53,11 @@ def batch_mates(case: AttentionCase) -> Passes:
 
 
 def chunks(case: AttentionCase) -> Passes:
-    """Few tokens at a time: the first of each row, then the others."""
-    later = np.concatenate([np.diff(group.token_row, prepend=-1) == 0 for group in case.plan.groups])
-    for wanted in (~later, later):
-        if wanted.any():
-            yield np.flatnonzero(wanted), _only(case, wanted)
+    """Few tokens at a time: of each row the first one, then two more, then four, and so on."""
+    nth = np.concatenate([_place(group.token_row) for group in case.plan.groups])
+    chunk = np.log2(nth + 1).astype(np.int64)
+    for wanted in np.arange(chunk.max() + 1)[:, None] == chunk:
+        yield np.flatnonzero(wanted), _only(case, wanted)
 
 
 PARTS: dict[str, Callable[[AttentionCase], Passes]] = {
@@ -75,6 +75,13 @@ def rejoined(case: AttentionCase, passes: Passes, answer: Callable[[AttentionCas
     for tokens, part in passes:
         output[tokens] = answer(part)
     return output
+
+
+def _place(token_row: IntArray) -> IntArray:
+    """`[T]` how many tokens of its row come before each token."""
+    numbers = np.arange(len(token_row))
+    first = np.diff(token_row, prepend=-1) != 0
+    return numbers - np.maximum.accumulate(np.where(first, numbers, 0))
 
 
 def _numbered(case: AttentionCase) -> list[list[tuple[Row, IntArray]]]:
