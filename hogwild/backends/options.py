@@ -18,12 +18,11 @@ class LoadOptions:
     Attributes:
         dtype: of weights and activations; "auto" takes the checkpoint's on a GPU and float32 on a CPU
             (quantised MLX weights stay quantised).
-        attention: "plain" (the framework's operations), "kernel" (this project's GPU kernels), or "auto": kernels where
-            they run, else plain.
+        attention: "plain" (the framework's operations), "kernel" (this project's kernels: on GPUs, and for torch on a
+            CPU in C++, built with the machine's compiler), or "auto": kernels on a GPU where they run, else plain.
         device: "auto", or the backend's own name of one ("cpu", "cuda:1", "gpu").
         kv_dtype: how keys and values are stored: "auto" as `dtype`, "int8" as `hogwild.core.quantized` defines it.
-        compile: let torch.compile make the model faster around its attention, and on a CPU build products in C++ for
-            attention over published steps; the cuda backend alone has it.
+        compile: let torch.compile make the model faster around its attention; the cuda backend alone has it.
     """
 
     dtype: str = "auto"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,7 @@ pytest.importorskip("transformers")
 from contract import CASES, CHECKS, ModelCase, Subject  # noqa: E402
 from contract_sampling import SAMPLING_CHECKS  # noqa: E402
 
-from hogwild.backends.cuda import TorchBackend, device_plan  # noqa: E402
-from hogwild.backends.cuda.native.products import BuildError, Products  # noqa: E402
+from hogwild.backends.cuda import TorchBackend  # noqa: E402
 from hogwild.backends.cuda.pool import KVPool  # noqa: E402
 from tests.backends.cuda_models import load_folder  # noqa: E402
 
@@ -32,9 +29,10 @@ class PoisonedPool(KVPool):
             values[:, before:] = float("nan")
 
 
-def open_poisoned(folder: Path) -> TorchBackend:
-    backend = load_folder(folder)
+def poisoned(backend: TorchBackend) -> TorchBackend:
     backend.pool = PoisonedPool(backend.spec.layers, torch.float32, torch.device("cpu"))
+    if backend._native is not None:
+        backend._native.pool = backend.pool
     return backend
 
 
@@ -43,7 +41,7 @@ SUBJECT = Subject(
     open=load_folder,
     from_numpy=torch.from_numpy,
     tolerance=1e-4,
-    open_poisoned=open_poisoned,
+    open_poisoned=lambda folder: poisoned(load_folder(folder)),
     placement_changes_bits=True,
 )
 
@@ -52,34 +50,6 @@ SUBJECT = Subject(
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_contract(case: ModelCase, check: Any, tmp_path: Path) -> None:
     check(SUBJECT, case, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def products() -> Products:
-    try:
-        return Products()
-    except BuildError as error:
-        pytest.skip(str(error))
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_contract_with_products_in_cpp(
-    check: Any, tmp_path: Path, products: Products, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def with_products(open_folder: Callable[[Path], TorchBackend]) -> Callable[[Path], TorchBackend]:
-        def opened(folder: Path) -> TorchBackend:
-            backend = open_folder(folder)
-            backend._products = products
-            return backend
-
-        return opened
-
-    monkeypatch.setattr(device_plan, "FEW_RUNS", 0)  # so that they read every group
-    check(
-        replace(SUBJECT, open=with_products(load_folder), open_poisoned=with_products(open_poisoned)),
-        CASES[0],
-        tmp_path,
-    )
 
 
 @pytest.mark.parametrize("check", SAMPLING_CHECKS, ids=lambda check: check.__name__)

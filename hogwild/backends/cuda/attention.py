@@ -23,8 +23,6 @@ from hogwild.backends.cuda.angles import AngleTables, turn
 from hogwild.backends.cuda.columns import TILE
 from hogwild.backends.cuda.device_plan import Chunk, DevicePlan, GroupReader
 from hogwild.backends.cuda.masks import PROBE_NAME, register_probe_mask
-from hogwild.backends.cuda.native.products import Products
-from hogwild.backends.cuda.native.runs import Runs
 from hogwild.backends.cuda.stored import Stored
 from hogwild.backends.cuda.workspace import Workspace
 from hogwild.core.rotary import NO_ROTARY
@@ -95,7 +93,6 @@ class SharedPass:
     layers: Sequence[LayerSpec]
     tables: AngleTables
     workspace: Workspace = field(default_factory=Workspace)
-    products: Products | None = None
 
     def attend(
         self, module: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Mapping[str, Any]
@@ -109,7 +106,6 @@ class SharedPass:
             spec=self.layers[index],
             tables=self.tables,
             workspace=self.workspace,
-            products=self.products,
             keys=keys,
             values=values,
             scaling=q.shape[-1] ** -0.5 if scaling is None else scaling,
@@ -132,7 +128,6 @@ class _Layer:
     spec: LayerSpec
     tables: AngleTables
     workspace: Workspace
-    products: Products | None
     keys: Stored
     values: Stored
     scaling: float
@@ -153,7 +148,7 @@ class _Layer:
         weights = self._weights(scores.view(heads, -1, num_tokens, scores.shape[-1]), chunk).flatten(1, 2)
         on_cpu = q.device.type == "cpu"  # elsewhere the host must not wait for the answer
         out = self._mix(weights, group, gathered, clean=not on_cpu)
-        if on_cpu and group.runs is None and out.isnan().any():
+        if on_cpu and out.isnan().any():
             out = self._mix(weights, group, gathered, clean=True)
         return out.view(-1, num_tokens, out.shape[-1]).transpose(0, 1)
 
@@ -161,9 +156,6 @@ class _Layer:
         """Scores `[kv_heads, rows, C']` for `q [kv_heads, G, t, Dk]`: of whole stretches, then of tiles."""
         heads, rows = q.shape[0], q.shape[1] * q.shape[2]
         scores = self.workspace.take("scores", (heads, rows, chunk.num_columns), q)
-        if group.runs is not None:
-            self._run_scores(q.flatten(1, 2).contiguous(), group.runs, chunk, scores)
-            return scores
         column = 0
         for turned, stretch in zip(self._turned_rows(q, group.num_uniform, chunk), group.stretches, strict=False):
             for keys in self.keys.cut(stretch.start, stretch.stop).parts(q, self.workspace):
@@ -174,17 +166,6 @@ class _Layer:
             tiles = self._tile_scores(self._turned_columns(q, group, chunk), group, gathered)
             scores[..., column:].view(*scores.shape[:2], group.num_tiles, TILE).copy_(tiles.permute(0, 3, 1, 2))
         return scores
-
-    def _run_scores(self, q: Tensor, runs: Runs, chunk: Chunk, out: Tensor) -> None:
-        assert self.products is not None
-        if self.spec.rotary == NO_ROTARY:
-            cos = torch.full((len(runs.start) - 1, chunk.num_rows, q.shape[2]), self.scaling, dtype=q.dtype)
-            angles, partners = (cos, torch.zeros_like(cos)), torch.arange(q.shape[2])
-        else:
-            rotation = (self.spec.rotary, self.spec.key_dim)
-            angles, partners = chunk.run_angles(rotation, self.scaling), self.tables.partners(rotation)
-        keys = self.keys.numbers
-        self.products.scores(q, angles, partners, chunk.token_row, keys, runs.slots, runs.start, out)
 
     def _tile_scores(self, turned: Tensor, group: GroupReader, gathered: _Gathered | None) -> Tensor:
         """Scores `[kv_heads, M, TILE, rows]` for `turned [kv_heads, M, Dk, rows]`."""
@@ -242,9 +223,6 @@ class _Layer:
 
         clean: with 0 for values that are not finite, which only slots hold that nobody wrote, see `KVPool.write`.
         """
-        if group.runs is not None:
-            assert self.products is not None
-            return self.products.mix(weights.contiguous(), self.values.numbers, group.runs.slots)
         out: Tensor | None = None
         column = 0
         pieces = [self.values.cut(stretch.start, stretch.stop) for stretch in group.stretches]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from collections.abc import Sequence
@@ -24,7 +25,10 @@ from hogwild.backends.cuda.device_plan import to_device_plan
 from hogwild.backends.cuda.graphs import BUCKETS, CudaCapture, DecodeGraphs, SampleGraphs
 from hogwild.backends.cuda.kernels import why_no_kernel
 from hogwild.backends.cuda.loading import load_model, quiet
-from hogwild.backends.cuda.native.products import MAX_TOKENS, BuildError, Products, has_products
+from hogwild.backends.cuda.native import why_no_native
+from hogwild.backends.cuda.native.attention import MAX_TOKENS, NativeAttention
+from hogwild.backends.cuda.native.library import BuildError, Library, shared_library
+from hogwild.backends.cuda.native.linear import FewRows
 from hogwild.backends.cuda.pool import KVPool
 from hogwild.backends.cuda.sampling import sample
 from hogwild.backends.cuda.self_check import check_against_plain
@@ -102,9 +106,10 @@ class TorchBackend:
         options = options or LoadOptions()
         kv_bytes = KVPool(layers, first.dtype, first.device, options.kv_dtype).bytes_per_token
         self._spec = replace(_model_spec(model, config, layers, context_size, kv_bytes), num_heads=num_heads)
-        self._has_kernels = _wants_kernels(options, layers, first.dtype, first.device)
+        self._has_kernels = _wants_triton(options, layers, first.dtype, first.device)
+        self._library = None if self._has_kernels else _native_library(options, first.dtype, first.device)
+        self._few_rows = None if self._library is None else FewRows(model, self._library)
         self._compiled = _compiled(model, modules, options)
-        self._products, self._no_products = _products(layers, first, options)
         self._new_pool("auto")  # in 8 bits, rounding could pass for an error of the model, or hide one
         with quiet():
             check_against_plain(model, layers, config.vocab_size, self._check_logits)
@@ -180,7 +185,7 @@ class TorchBackend:
     def close(self) -> None:
         """Free the pool and the weights."""
         del self.model, self.pool, self._decoder_layers, self._tables, self._workspace
-        del self._kernels, self._graphs, self._sample_graphs, self._compiled, self._products
+        del self._kernels, self._graphs, self._sample_graphs, self._compiled, self._native, self._few_rows
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -190,6 +195,11 @@ class TorchBackend:
         self._kernels: KernelAttention | None = None
         self._graphs: DecodeGraphs | None = None
         self._sample_graphs: SampleGraphs | None = None
+        self._native: NativeAttention | None = None
+        if self._library is not None:
+            self._native = NativeAttention(
+                self._library, self.pool, self._spec.layers, self._spec.num_heads, self._tables
+            )
         if self._has_kernels:
             from hogwild.backends.cuda.kernels.attention import KernelAttention  # imports triton
 
@@ -206,14 +216,18 @@ class TorchBackend:
             self._kernels.load(plan)
             wanted = self._tables.to_device(plan.logit_tokens)
             return run(self._kernels.token_ids, self._kernels.positions, self._kernels.start(), wanted)
-        current = self._plain_pass(plan, self._products if plan.num_tokens <= MAX_TOKENS else None)
+        if self._native is not None and plan.num_tokens <= MAX_TOKENS:
+            is_compiled = self._compiled is not None and not as_it_is  # it would be compiled again for other layers
+            with contextlib.nullcontext() if self._few_rows is None or is_compiled else self._few_rows.applied():
+                native = self._native.start(plan)
+                return run(native.token_ids, native.positions, native, native.logit_tokens)
+        current = self._plain_pass(plan)
         return run(current.plan.token_ids, current.plan.positions, current, current.plan.logit_tokens)
 
-    def _plain_pass(self, plan: ForwardPlan, products: Products | None = None) -> SharedPass:
+    def _plain_pass(self, plan: ForwardPlan) -> SharedPass:
         key_dim = max(layer.key_dim for layer in self._spec.layers)
-        by_run = products is not None
-        ready = to_device_plan(plan, self._spec.num_heads, key_dim, self._tables, by_run=by_run)
-        return SharedPass(ready, self.pool, self._spec.layers, self._tables, self._workspace, products)
+        ready = to_device_plan(plan, self._spec.num_heads, key_dim, self._tables)
+        return SharedPass(ready, self.pool, self._spec.layers, self._tables, self._workspace)
 
     def _run_loaded(self) -> Tensor:
         """Logits `[T, V]` of the pass that the kernels have loaded, filling included; device operations only."""
@@ -245,7 +259,7 @@ class TorchBackend:
 
     def _describe_attention(self) -> str:
         if not self._has_kernels:
-            return "torch operations" + self._no_products + (", short runs in C++" if self._products else "")
+            return "torch operations" if self._library is None else "C++ kernels"
         if self._graphs is None or self._sample_graphs is None:
             return "Triton kernels"
         failure = self._graphs.failure or self._sample_graphs.failure
@@ -257,12 +271,26 @@ class TorchBackend:
         return logits
 
 
-def _wants_kernels(options: LoadOptions, layers: Sequence[LayerSpec], dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the kernels are to be used; `OptionError` if they are asked for and cannot be."""
+def _wants_triton(options: LoadOptions, layers: Sequence[LayerSpec], dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the Triton kernels are to be used; `OptionError` if kernels are asked for, and there are no others."""
     reason = why_no_kernel(layers, dtype, device)
-    if reason is not None:
+    if reason is not None and device.type != "cpu":
         options.refuse_kernel(reason)
     return reason is None and options.attention != "plain"
+
+
+def _native_library(options: LoadOptions, dtype: torch.dtype, device: torch.device) -> Library | None:
+    """The C++ kernels, if kernels are asked for; `OptionError` if they cannot be had."""
+    if options.attention != "kernel":
+        return None
+    reason = why_no_native(dtype, device)
+    if reason is not None:
+        options.refuse_kernel(reason)
+    try:
+        return shared_library()
+    except BuildError as error:
+        options.refuse_kernel(f"the C++ kernels cannot be built: {error}")
+    return None
 
 
 def _compiled(model: nn.Module, modules: Sequence[nn.Module], options: LoadOptions) -> CompiledModel | None:
@@ -271,16 +299,6 @@ def _compiled(model: nn.Module, modules: Sequence[nn.Module], options: LoadOptio
             "a model that lies in parts on several processes is not compiled", remedy="leave --compile out"
         )
     return CompiledModel(model, modules) if options.compile else None
-
-
-def _products(layers: Sequence[LayerSpec], like: Tensor, options: LoadOptions) -> tuple[Products | None, str]:
-    """The products in C++, or why there are none, for `BackendInfo`."""
-    if not options.compile or not has_products(layers, like.dtype, like.device, options.kv_dtype):
-        return None, ""
-    try:
-        return Products(), ""
-    except BuildError as error:
-        return None, f", nothing in C++: {error}"
 
 
 def _use_blocks(model: Any, family: str) -> None:

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from hogwild.backends.cuda.angles import AngleTables, Rotation
 from hogwild.backends.cuda.columns import Columns, Stretch, find_columns
-from hogwild.backends.cuda.native.runs import Runs, find_runs
 from hogwild.core.plan import ForwardPlan, GroupPlan
 
 Angles = tuple[Tensor, Tensor]
 _Made = TypeVar("_Made")
 
 MAX_CHUNK = 1 << 24  # scores and turned features of the tokens that are attended together, over all heads
-FEW_RUNS = 8  # with more, some are short
 MAX_KEPT = 1 << 26  # masks and angles of a group that are kept for the next layer; beyond, they are made again
 
 
@@ -37,14 +35,8 @@ class DevicePlan:
 class GroupReader:
     """What the tokens of one group read, see `Columns`; a row has one offset for each of the P pieces."""
 
-    runs: Runs | None = None  # of a group that products.cpp reads; stretches and tiles are empty then
-
-    def __init__(
-        self, group: GroupPlan, num_heads: int, key_dim: int, tables: AngleTables, *, by_run: bool = False
-    ) -> None:
-        found = None if by_run and group.num_runs > FEW_RUNS else find_columns(group)
-        if found is None or (by_run and len(found.piece_run) > sum(stretch.uniform for stretch in found.stretches)):
-            self.runs, found = find_runs(group, tables)
+    def __init__(self, group: GroupPlan, num_heads: int, key_dim: int, tables: AngleTables) -> None:
+        found = find_columns(group)
         self.stretches: tuple[Stretch, ...] = found.stretches
         self.num_uniform = sum(stretch.uniform for stretch in found.stretches)
         self.num_tiles = len(found.piece_run) - self.num_uniform
@@ -78,15 +70,6 @@ class Chunk:
         """The same for each tile and query row (`group_size` heads by t tokens), each `[M, D, rows]`."""
         make = self._columns.column_angles
         return self._once(("columns", rotation, scale), lambda: make(self._local, rotation, scale, group_size))
-
-    def run_angles(self, rotation: Rotation, scale: float) -> Angles:
-        """The same for each piece and row of the group, each `[P, R, D]`."""
-        return self._columns.of_rows(rotation, scale)
-
-    @property
-    def token_row(self) -> Tensor:
-        """The row of each token, `[t]`."""
-        return self._once("rows", lambda: self._columns.token_row(self._local))
 
     def hidden(self, window: int | None) -> tuple[int, Tensor]:
         """The first column that some token may not read, and from there on which tokens may not: `[t, C' - first]`."""
@@ -126,9 +109,6 @@ class _Limits:
         cos, sin = (table.index_select(1, rows).transpose(1, 2).contiguous() for table in tables)
         return cos, sin
 
-    def token_row(self, tokens: slice) -> Tensor:
-        return self._tables.to_device(self.group.token_row[tokens].astype(np.int64))
-
     def hidden(self, tokens: slice, window: int | None) -> tuple[int, Tensor]:
         run, index = self._columns.column_run, self._columns.column_index
         visible = self.group.visible[tokens]
@@ -147,17 +127,12 @@ class _Limits:
         return self._row_tables[rotation, scale]
 
 
-def to_device_plan(
-    plan: ForwardPlan, num_heads: int, key_dim: int, tables: AngleTables, *, by_run: bool = False
-) -> DevicePlan:
-    """Bring a plan to the device; `num_heads` and `key_dim` (the largest of all layers) bound the memory of a chunk.
-
-    by_run: so that products.cpp reads groups of many short runs.
-    """
+def to_device_plan(plan: ForwardPlan, num_heads: int, key_dim: int, tables: AngleTables) -> DevicePlan:
+    """Bring a plan to the device; `num_heads` and `key_dim` (the largest of all layers) bound the memory of a chunk."""
     return DevicePlan(
         token_ids=tables.to_device(plan.token_ids)[None],
         positions=tables.to_device(plan.positions)[None],
         write_slots=tables.to_device(plan.write_slots),
         logit_tokens=tables.to_device(plan.logit_tokens),
-        groups=tuple(GroupReader(group, num_heads, key_dim, tables, by_run=by_run) for group in plan.groups),
+        groups=tuple(GroupReader(group, num_heads, key_dim, tables) for group in plan.groups),
     )

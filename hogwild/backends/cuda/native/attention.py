@@ -1,0 +1,133 @@
+"""Attention over shared blocks by the C++ kernels: the passes of one model on a CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hogwild.backends.base import LayerSpec
+from hogwild.backends.cuda.angles import AngleTables, Rotation
+from hogwild.backends.cuda.native.library import Arguments, Library
+from hogwild.backends.cuda.pool import KVPool
+from hogwild.core.plan import ForwardPlan
+from hogwild.core.rotary import NO_ROTARY
+from hogwild.core.work import WorkList, cut_work
+
+MAX_TOKENS = 32  # of a pass; products of matrices serve longer ones better
+TILE = 64  # keys; items are cut between tiles
+MAX_ROWS = 96  # query rows of an item, whose sums stay in cache
+_ENDLESS = 1 << 30
+
+
+class NativeAttention:
+    """The C++ kernels of one model.
+
+    library: built. tables: the angles of the model's layers, in float32.
+    """
+
+    def __init__(
+        self, library: Library, pool: KVPool, layers: Sequence[LayerSpec], num_heads: int, tables: AngleTables
+    ) -> None:
+        self.library, self.pool, self.layers, self.num_heads, self.tables = library, pool, layers, num_heads, tables
+        self.group_size = max(num_heads // layer.num_kv_heads for layer in layers)
+        self._kv_heads = min(layer.num_kv_heads for layer in layers)
+
+    def start(self, plan: ForwardPlan) -> NativePass:
+        """A pass by that plan."""
+        threads = torch.get_num_threads()
+        query_tile = max(1, MAX_ROWS // self.group_size)
+        num_items = threads // math.gcd(threads, self._kv_heads)
+        return NativePass(self, plan, cut_work(plan, tile=TILE, query_tile=query_tile, num_items=num_items), query_tile)
+
+
+@dataclass(slots=True)
+class NativePass:
+    """One pass by the C++ kernels; the role of `SharedPass`."""
+
+    kernels: NativeAttention
+    plan: ForwardPlan
+    work: WorkList
+    query_tile: int
+    token_ids: Tensor = field(init=False)  # [1, T]
+    positions: Tensor = field(init=False)  # [1, T]
+    logit_tokens: Tensor = field(init=False)  # [L]
+    _angles: dict[tuple[Rotation, float], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _write_slots: Tensor = field(init=False)
+    _partial: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        kernels, work, to_tensor = self.kernels, self.work, self.kernels.tables.to_device
+        self.token_ids, self.positions = to_tensor(self.plan.token_ids)[None], to_tensor(self.plan.positions)[None]
+        self.logit_tokens, self._write_slots = to_tensor(self.plan.logit_tokens), to_tensor(self.plan.write_slots)
+        rows = self.query_tile * kernels.group_size
+        widest = max(layer.num_kv_heads * (layer.value_dim + 2) for layer in kernels.layers)
+        self._partial = torch.empty(work.num_items * rows * widest)
+
+    def attend(
+        self, module: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+    ) -> Tensor:
+        """Write the layer's K/V, then read; `[1, T, H, Dv]`."""
+        index: int = module.layer_idx  # type: ignore[assignment]
+        layer, kernels, work = self.kernels.layers[index], self.kernels, self.work
+        kernels.pool.write(index, self._write_slots, k[0], v[0])
+        keys, values = kernels.pool.stored(index)
+        scaling, softcap, sinks = options.get("scaling"), options.get("softcap"), options.get("s_aux")
+        scale = q.shape[-1] ** -0.5 if scaling is None else float(scaling)
+        cos, sin, partners = self._turn(layer, scale)
+        q = q if q.stride(-1) == 1 else q.contiguous()
+        sinks = None if sinks is None else sinks.float().contiguous()
+        out = q.new_empty(1, q.shape[2], q.shape[1], layer.value_dim)
+        arguments = Arguments(
+            queries=q.data_ptr(),
+            keys=keys.numbers.data_ptr(),
+            values=values.numbers.data_ptr(),
+            key_scales=_address(keys.scales),
+            value_scales=_address(values.scales),
+            tokens=work.tokens.ctypes.data,
+            items=work.items.ctypes.data,
+            segments=work.segments.ctypes.data,
+            turns=work.turns.ctypes.data,
+            column_slots=work.column_slots.ctypes.data,
+            cos=_address(cos),
+            sin=_address(sin),
+            partners=_address(partners),
+            sinks=_address(sinks),
+            partial=self._partial.data_ptr(),
+            out=out.data_ptr(),
+            token_stride=q.stride(2),
+            head_stride=q.stride(1),
+            slots=keys.numbers.shape[1],
+            num_items=work.num_items,
+            num_tokens=q.shape[2],
+            num_heads=q.shape[1],
+            kv_heads=layer.num_kv_heads,
+            key_dim=layer.key_dim,
+            value_dim=layer.value_dim,
+            max_rows=self.query_tile * (q.shape[1] // layer.num_kv_heads),
+            window=_ENDLESS if layer.window is None else layer.window,
+            num_columns=len(work.column_slots),
+            scale=scale,
+            softcap=0.0 if softcap is None else softcap,
+        )
+        kernels.library.attend(arguments)
+        return out
+
+    def _turn(self, layer: LayerSpec, scale: float) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """cos and signed sin, times the scale, of each offset `[.., Dk]`, and the features' partners."""
+        if layer.rotary == NO_ROTARY:
+            return None, None, None
+        rotation = (layer.rotary, layer.key_dim)
+        if (rotation, scale) not in self._angles:
+            cos, sin = self.kernels.tables(self.work.offsets.astype(np.int64), rotation)
+            self._angles[rotation, scale] = cos * scale, sin * scale
+        return *self._angles[rotation, scale], self.kernels.tables.partners(rotation)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,159 @@
+"""The C++ kernels: generated cases on several threads, the edge of memory, few rows, and no compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from contract import CASES, CHECKS  # noqa: E402
+
+from hogwild.backends.cuda import TorchBackend  # noqa: E402
+from hogwild.backends.cuda.native import attention as native_attention  # noqa: E402
+from hogwild.backends.cuda.native.library import BuildError, Library, shared_library  # noqa: E402
+from hogwild.backends.cuda.native.linear import MOST, FewRows  # noqa: E402
+from hogwild.backends.cuda.pool import KVPool  # noqa: E402
+from hogwild.backends.options import LoadOptions  # noqa: E402
+from hogwild.conformance import native  # noqa: E402
+from hogwild.conformance.cases import AttentionCase, attention_case  # noqa: E402
+from hogwild.conformance.native import native_answer, native_case  # noqa: E402
+from hogwild.conformance.torch_pool import case_pool  # noqa: E402
+from hogwild.conformance.verdict import judge, typical_ratio  # noqa: E402
+from hogwild.errors import OptionError  # noqa: E402
+from tests.backends.cuda_models import load_folder  # noqa: E402
+from tests.backends.test_cuda_contract import SUBJECT, poisoned  # noqa: E402
+
+KERNEL = LoadOptions(device="cpu", attention="kernel")
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    try:
+        return shared_library()
+    except BuildError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_generated_cases(library: Library, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items cut anywhere, and chunks of few tokens; conformance/plain_checks.py has many more cases on one thread."""
+    monkeypatch.setattr(native_attention, "TILE", 1 + 4 * threads)
+    monkeypatch.setattr(native_attention, "MAX_ROWS", 8 * threads)
+    verdicts = []
+    for seed in range(threads, 90, 3):
+        kv_dtype = "int8" if seed % 4 == 0 else "auto"
+        case = native_case(attention_case(seed, max_length=40, max_work=1e5, kv_dtype=kv_dtype))
+        verdicts.append(judge(case, native_answer(case)))
+    assert [(verdict.case, verdict.problems) for verdict in verdicts if not verdict.passed] == []
+    assert typical_ratio(verdicts) <= 1
+
+
+def fenced(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same numbers, the last one just before memory that nobody may read."""
+    page = mmap.PAGESIZE
+    size = -(-array.nbytes // page) * page
+    memory = mmap.mmap(-1, size + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + size), ctypes.c_size_t(page), 0) == 0
+    held = np.frombuffer(memory, array.dtype, array.size, size - array.nbytes).reshape(array.shape)
+    held[:] = array
+    return held
+
+
+@pytest.mark.parametrize("dim", [8, 16, 40, 64])
+def test_nothing_behind_the_arrays_is_read(library: Library, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read beyond K, V, queries or weights would end this process."""
+    rng = np.random.default_rng(dim)
+    x, weight = (fenced(rng.standard_normal((n, dim), dtype=np.float32)) for n in (3, 5))
+    product = library.linear(torch.from_numpy(x), torch.from_numpy(weight), None)
+    torch.testing.assert_close(product, torch.from_numpy(x @ weight.T), atol=1e-5, rtol=1e-5)
+    drawn = (native_case(attention_case(seed, max_length=30, max_work=1e4)) for seed in range(400))
+    case = next(case for case in drawn if case.keys.shape[2] == case.values.shape[2] == dim)
+
+    def fenced_pool(case: AttentionCase, device: torch.device) -> KVPool:
+        pool = case_pool(case, device)
+        for arrays in (pool.keys, pool.values):
+            arrays[0] = torch.from_numpy(fenced(arrays[0][:, : pool.num_slots].contiguous().numpy()))
+        return pool
+
+    monkeypatch.setattr(native, "case_pool", fenced_pool)
+    assert judge(case, native_answer(case)).passed
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 7, MOST])
+@pytest.mark.parametrize("shape", [(5, 16), (64, 48), (3, 20)])
+def test_products_of_few_rows(library: Library, rows: int, shape: tuple[int, int], threads: int) -> None:
+    torch.manual_seed(rows)
+    x, weight, bias = torch.randn(2, rows, shape[1]).transpose(0, 1), torch.randn(shape), torch.randn(shape[0])
+    for given in (None, bias):
+        torch.testing.assert_close(
+            library.linear(x, weight, given), torch.nn.functional.linear(x, weight, given), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_a_model_has_them_for_its_passes_alone(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(torch.nn.Linear):
+        pass
+
+    seen: list[int] = []
+    true = library.linear
+    monkeypatch.setattr(library, "linear", lambda x, *rest: (seen.append(len(x)), true(x, *rest))[1], raising=False)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 16), Own(16, 16), torch.nn.Linear(16, 16, dtype=torch.float64))
+    layers = FewRows(model, library)
+    for rows in (1, 2, 3, MOST, MOST + 1):
+        x = torch.randn(rows, 16)
+        expected = model[0](x)
+        with layers.applied():
+            torch.testing.assert_close(model[1](model[0](x)), model[1](expected))
+            assert model[2](x.double()).dtype == torch.float64
+    assert seen == [3, MOST]
+    assert not any("forward" in module.__dict__ for module in model)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_contract(check: Any, tmp_path: Path, library: Library) -> None:
+    def opened(folder: Path) -> TorchBackend:
+        backend = load_folder(folder, KERNEL)
+        assert backend.info.attention == "C++ kernels"
+        return backend
+
+    check(replace(SUBJECT, open=opened, open_poisoned=lambda folder: poisoned(opened(folder))), CASES[0], tmp_path)
+
+
+def test_what_they_do_not_serve(tmp_path: Path) -> None:
+    folder = CASES[0].write(tmp_path)
+    with pytest.raises(OptionError, match="compute in float32, not in bfloat16"):
+        load_folder(folder, replace(KERNEL, dtype="bfloat16"))
+    assert load_folder(folder, LoadOptions(device="cpu")).info.attention == "torch operations"
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = CASES[0].write(tmp_path / "model")
+    shared_library.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(OptionError, match="no C\\+\\+ compiler"):
+        load_folder(folder, KERNEL)
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\necho 'it cannot' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("CXX", str(broken))
+    with pytest.raises(BuildError, match="it cannot"):
+        Library()
