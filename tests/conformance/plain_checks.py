@@ -1,17 +1,18 @@
-"""Generated cases through the plain backends: each is drawn once, and its exact answer is computed once for all three.
+"""Generated cases through the plain backends and the C++ kernels: each is drawn and answered exactly once for all.
 
 HOGWILD_CASES: how many generated cases; each backend answers all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hogwild.conformance import plain
-from hogwild.conformance.cases import AttentionCase, DType, attention_case
+from hogwild.conformance.cases import Array, AttentionCase, DType, attention_case
 from hogwild.conformance.expected import Expected
 from hogwild.conformance.verdict import Verdict, typical_ratio
 
@@ -31,13 +32,29 @@ class Backend:
 
     @property
     def is_here(self) -> bool:
-        return importlib.util.find_spec(self.needs) is not None
+        return importlib.util.find_spec(self.needs) is not None and (self.name != "C++" or has_library())
+
+
+def has_library() -> bool:
+    """Whether there is a compiler that builds the C++ kernels."""
+    from hogwild.backends.cuda.native.library import BuildError, shared_library
+
+    with contextlib.suppress(BuildError):
+        return bool(shared_library())
+    return False
+
+
+def native_answer(case: AttentionCase) -> Array:
+    from hogwild.conformance.native import native_answer
+
+    return native_answer(case)
 
 
 BACKENDS = (
     Backend("reference", "numpy", plain.reference_answer, plain.reference_case, "float32"),
     Backend("mlx", "mlx", plain.mlx_answer),
     Backend("torch", "transformers", plain.torch_answer),
+    Backend("C++", "transformers", native_answer, lambda case: replace(case, dtype="float32"), "float32"),
 )
 
 
