@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -44,19 +45,21 @@ def decode(model: hogwild.Model, passes: int = 30) -> dict[str, object]:
     }
 
 
-def main() -> None:
+def answers(folder: str, refused: str, backend: str) -> dict[str, Any]:
+    """What two models say, one after the other, and why a third one is refused."""
     found = []
     for _ in range(2):  # the second time with the same followers
-        model = hogwild.load(sys.argv[1], backend=sys.argv[3], dtype="float32", device="cpu")
+        model = hogwild.load(folder, backend=backend, dtype="float32", device="cpu")
         found.append(decode(model))
         model.close()
     try:
-        hogwild.load(sys.argv[2], backend=sys.argv[3], dtype="float32", device="cpu")
+        hogwild.load(refused, backend=backend, dtype="float32", device="cpu")
     except HogwildError as error:
         refusal = str(error)
     else:
         refusal = ""
-    print(json.dumps({"runs": found, "refusal": refusal}))
+    return {"runs": found, "refusal": refusal}
 
 
-main()
+if __name__ == "__main__":
+    print(json.dumps(answers(*sys.argv[1:])))

@@ -78,7 +78,7 @@ class Compiled:
     shape: str
     arch: int
     registers: int
-    stack_bytes: int
+    stack_bytes: int  # of local memory; without any there are no spills
     shared_bytes: int
     spills: int  # stores to and loads from local memory
     copies: int  # asynchronous copies from global to shared memory
@@ -173,20 +173,21 @@ def launch_a_pass(shape: Shape) -> None:
 
 
 def inspect(name: str, shape: str, arch: int, made: Any) -> Compiled:
-    """Disassemble one kernel."""
+    """Disassemble one kernel, if it copies keys and values or uses local memory: the disassembler starts slowly."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
         usage = _output("cuobjdump", "--dump-resource-usage", file.name)
-        code = _output("nvdisasm", "-c", file.name)
-    numbers = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    assert numbers is not None, usage
+        numbers = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+        assert numbers is not None, usage
+        registers, *local_bytes = map(int, numbers.groups())
+        code = _output("nvdisasm", "-c", file.name) if name == "attend" or any(local_bytes) else ""
     return Compiled(
         kernel=name,
         shape=shape,
         arch=arch,
-        registers=int(numbers[1]),
-        stack_bytes=int(numbers[2]),
+        registers=registers,
+        stack_bytes=sum(local_bytes),
         shared_bytes=int(made.metadata.shared),
         spills=len(re.findall(r"\b(?:STL|LDL)\b", code)),
         copies=(copies := len(re.findall(r"\bLDGSTS", code))),
