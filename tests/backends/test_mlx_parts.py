@@ -329,15 +329,18 @@ def test_the_bundled_model_decodes_as_mlx_lm_does() -> None:
 
     checkpoint = find_checkpoint("bundled")
     backend = load(checkpoint, CPU_FLOAT32)
-    prompt = checkpoint.tokenizer.encode("Once upon a time, there was a little")
+    texts = ("Once upon a time, there was a little", "The capital of France", "def fibonacci(n):", "My dear friend,")
+    prompts = [checkpoint.tokenizer.encode(text) for text in (*texts, "Water boils when")]
     cache = SharedCache(backend)
-    common, own = cache.block(prompt[:-1]), cache.new_block()
-    tokens = [prompt[-1]]
-    for _ in range(200):
-        result = cache.forward([Row((common, own), (tokens[-1],))])
-        tokens.append(int(backend.sample(result.logits, [SampleRequest(GREEDY)]).token_ids[0]))
-    likely = plain_logits(backend.model, [*prompt[:-1], *tokens[:-1]])[len(prompt) - 1 :].argmax(1)
-    assert tokens[1:] == likely.tolist()
+    views = [(cache.block(prompt[:-1]), cache.new_block()) for prompt in prompts]
+    tokens = [[prompt[-1] for prompt in prompts]]
+    for _ in range(40):
+        rows = [Row(view, (token,)) for view, token in zip(views, tokens[-1], strict=True)]
+        result = cache.forward(rows)
+        tokens.append(backend.sample(result.logits, [SampleRequest(GREEDY)] * len(views)).token_ids.tolist())
+    for prompt, written in zip(prompts, zip(*tokens[1:], strict=True), strict=True):
+        likely = plain_logits(backend.model, [*prompt, *written[:-1]])[len(prompt) - 1 :].argmax(1)
+        assert list(written) == likely.tolist()
 
 
 def test_a_model_that_keeps_a_state_names_its_layer(tmp_path: Path) -> None:
