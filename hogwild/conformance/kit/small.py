@@ -87,7 +87,7 @@ def load_exact(checkpoint: Checkpoint, dtype: str = "float64") -> Backend:
 
 def dtypes_of(target: Target) -> tuple[str, ...]:
     """In which the target computes models."""
-    return ("float32",) if target.backend == "reference" else ("float32", "float16", "bfloat16")
+    return ("float32",) if target.backend == "reference" or target.path == "c++" else ("float32", "float16", "bfloat16")
 
 
 def _random_weights(config: Mapping[str, Any], seed: int) -> dict[str, Any]:

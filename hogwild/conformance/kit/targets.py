@@ -24,7 +24,7 @@ class Target:
 
     Attributes:
         backend: as the registry names it.
-        path: "plain", "triton" or "metal".
+        path: "plain", "triton", "metal" or "c++".
         device: as `LoadOptions` takes it.
         answer: the attention that the backend's decoding uses, `[T, H, Dv]` for a case.
         fit: a case without the features that the path has not, so that every case is compared.
@@ -142,6 +142,8 @@ def _metal_answer(case: AttentionCase) -> Array:
 def _cuda() -> Iterator[Target]:
     import torch
 
+    from hogwild.conformance.native import native_answer, native_case
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     yield Target("cuda", "plain", device, lambda case: plain.torch_answer(case, device))
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
@@ -149,12 +151,24 @@ def _cuda() -> Iterator[Target]:
         device = "cpu" if interpreted else device
         most_work = 4000.0 if interpreted else np.inf
         yield Target("cuda", "triton", device, lambda case: _triton_answer(case, device), most_work=most_work)
+    if device == "cpu" and not interpreted and _has_native():
+        yield Target("cuda", "c++", device, native_answer, fit=native_case, arithmetic="float32")
 
 
 def _has_triton() -> bool:
     import importlib.util
 
     return importlib.util.find_spec("triton") is not None
+
+
+def _has_native() -> bool:
+    """Whether the C++ kernels can be built."""
+    from hogwild.backends.cuda.native.library import BuildError, shared_library
+
+    try:
+        return bool(shared_library())
+    except BuildError:
+        return False
 
 
 def _triton_answer(case: AttentionCase, device: str) -> Array:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from ctypes import c_float, c_int64, c_void_p
 from pathlib import Path
 
@@ -37,10 +38,13 @@ class Arguments(ctypes.Structure):
 
 
 class Library:
-    """The C++ kernels, built and loaded. Raises `BuildError`."""
+    """The C++ kernels, built and loaded.
 
-    def __init__(self) -> None:
-        self._library = _build()
+    folder: of the sources. flags: of the compiler, besides its usual ones. Raises `BuildError`.
+    """
+
+    def __init__(self, folder: Path = _HERE, flags: Sequence[str] = ()) -> None:
+        self._library = _build(folder, flags)
         self._library.hogwild_attend.argtypes = (ctypes.POINTER(Arguments), c_int64)
         self._library.hogwild_attend.restype = None
         self._library.hogwild_linear.argtypes = (c_void_p,) * 4 + (c_int64,) * 4
@@ -72,7 +76,7 @@ def shared_library() -> Library:
     return Library()
 
 
-def _build() -> ctypes.CDLL:
+def _build(sources: Path, flags: Sequence[str]) -> ctypes.CDLL:
     """The library; its file is gone once it is loaded, so that none of another machine is ever found."""
     compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX", ""), "c++", "g++", "clang++"])), None)
     if compiler is None:
@@ -80,8 +84,15 @@ def _build() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="hogwild-") as folder:
         library = Path(folder) / "kernels.so"
         for threads in (["-fopenmp"], []):
-            sources = sorted(map(str, _HERE.glob("*.cpp")))
-            command = [compiler, *_FLAGS, *threads, *sources, "-o", str(library)]
+            command = [
+                compiler,
+                *_FLAGS,
+                *flags,
+                *threads,
+                *sorted(map(str, sources.glob("*.cpp"))),
+                "-o",
+                str(library),
+            ]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
             except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,0 +1,63 @@
+"""Faults seeded into the source of the C++ kernels, one at a time: generated cases see each."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from hogwild.backends.cuda import native as package  # noqa: E402
+from hogwild.backends.cuda.native import attention as native_attention  # noqa: E402
+from hogwild.backends.cuda.native.library import BuildError, Library  # noqa: E402
+from hogwild.conformance import native  # noqa: E402
+from hogwild.conformance.cases import attention_case  # noqa: E402
+from hogwild.conformance.verdict import judge  # noqa: E402
+
+FAULTS = {
+    "a token sees one key too few": ("layer_.turns[place];", "layer_.turns[place] - 1;"),
+    "a token sees the next one": ("reach_[r] + 1 - first)", "reach_[r] + 2 - first)"),
+    "the window is one short": ("- layer_.window + 1 - first", "- layer_.window + 2 - first"),
+    "queries of the first kv head": ("head = head_ * group_ + r % group_;", "head = r % group_;"),
+    "turned backwards": ("+ y[d] * sin[d]", "- y[d] * sin[d]"),
+    "turned for the last run": ("if (segment[0] != run) begin_run", "if (run < 0) begin_run"),
+    "scale of a key left out": ("*= key_scales_[slots_[c]]", "*= 1"),
+    "scale of the first value": ("*= value_scales_[slots_[c]]", "*= value_scales_[slots_[0]]"),
+    "values of the tile's first key": ("slots_[filled_ + k] = slot", "slots_[filled_ + k] = slots[first]"),
+    "sums not lowered": ("sums[d] *= shrink", "sums[d] *= 1"),
+    "the end of a tile not hidden": ("store(scores + filled_, all(NOTHING))", "store(scores + filled_, all(0))"),
+    "no soft cap": ("if (layer_.softcap > 0) cap(start);", ""),
+    "items added up unweighted": ("part[row * dim + d] * weight", "part[row * dim + d]"),
+    "no weight for the sink": ("layer.sinks ? 1.0f : 0.0f", "0.0f"),
+    "one feature left out": ("[n = dim - d]", "[n = dim - d - 1]"),
+}
+
+
+def answers_wrongly(library: Library, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(native, "shared_library", lambda: library)
+    monkeypatch.setattr(native_attention, "TILE", 8)
+    monkeypatch.setattr(native_attention, "MAX_ROWS", 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)  # so many items
+    for seed in range(60):
+        kv_dtype = "int8" if seed % 3 == 0 else "auto"
+        case = native.native_case(attention_case(seed, max_length=40, max_work=4e4, kv_dtype=kv_dtype))
+        if not judge(case, native.native_answer(case), against_ordinary=False).passed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_seen(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(Path(package.__file__).parent, tmp_path / "native")
+    right, wrong = FAULTS[name]
+    found = [path for path in (*folder.glob("*.cpp"), *folder.glob("*.h")) if right in path.read_text()]
+    assert len(found) == 1, f"{right!r} is in {found}"
+    found[0].write_text(found[0].read_text().replace(right, wrong))
+    try:
+        library = Library(folder, ["-O0"])
+    except BuildError as error:
+        pytest.skip(str(error))
+    assert answers_wrongly(library, monkeypatch)
