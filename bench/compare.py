@@ -2,8 +2,9 @@
 
     python -m bench.compare reference cuda              NumPy against torch
     python -m bench.compare cuda:6 cuda                 6,000 tokens as a thousand published steps, and as one prompt
+    python -m bench.compare cuda+kernel:6 cuda+kernel   the same by the C++ kernels
 
-A side is BACKEND or BACKEND:STEP_TOKENS. The model is the bundled one in float32; a ratio is the median of those of
+A side is BACKEND or BACKEND:STEP_TOKENS; +kernel behind BACKEND stands for `--attention kernel`. The model is the bundled one in float32; a ratio is the median of those of
 neighbouring passes. MLX takes its products from the BLAS of its wheel, which is slow on Linux; see docs/benchmark.md.
 """
 
@@ -36,8 +37,9 @@ class Side:
     """One backend with a common block of `context` tokens, in published steps if the name tells their length."""
 
     def __init__(self, name: str, context: int) -> None:
-        backend, _, step_tokens = name.partition(":")
-        model = load("bundled", backend=backend, dtype="float32", device="cpu")
+        path, _, step_tokens = name.partition(":")
+        backend, _, attention = path.partition("+")
+        model = load("bundled", backend=backend, dtype="float32", device="cpu", attention=attention or "plain")
         self.cache = SharedCache(model.backend)
         self.common = self._common(context, int(step_tokens or 0))
 

@@ -16,13 +16,12 @@ from hogwild.conformance.torch_pool import case_pool
 _CPU = torch.device("cpu")
 
 
-def native_case(case: AttentionCase) -> AttentionCase:
-    """The case in float32, which is all that the C++ kernels compute in."""
-    return replace(case, dtype="float32")
-
-
 def native_answer(case: AttentionCase) -> Array:
-    """Attention `[T, H, Dv]`, the new tokens' K/V written by the pass. `BuildError` where nothing can be built."""
+    """Attention `[T, H, Dv]` in float32, whatever the case's dtype; the pass writes the new tokens' K/V.
+
+    `BuildError` where the kernels cannot be built.
+    """
+    case = replace(case, dtype="float32")
     pool, slots = case_pool(case, _CPU), case.plan.write_slots
     tables = AngleTables(pool.layers, torch.float32, _CPU)
     kernels = NativeAttention(shared_library(), pool, pool.layers, case.queries.shape[1], tables)

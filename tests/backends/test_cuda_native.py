@@ -25,7 +25,7 @@ from hogwild.backends.cuda.pool import KVPool  # noqa: E402
 from hogwild.backends.options import LoadOptions  # noqa: E402
 from hogwild.conformance import native  # noqa: E402
 from hogwild.conformance.cases import AttentionCase, attention_case  # noqa: E402
-from hogwild.conformance.native import native_answer, native_case  # noqa: E402
+from hogwild.conformance.native import native_answer  # noqa: E402
 from hogwild.conformance.torch_pool import case_pool  # noqa: E402
 from hogwild.conformance.verdict import judge, typical_ratio  # noqa: E402
 from hogwild.errors import OptionError  # noqa: E402
@@ -58,8 +58,8 @@ def test_generated_cases(library: Library, threads: int, monkeypatch: pytest.Mon
     verdicts = []
     for seed in range(threads, 90, 3):
         kv_dtype = "int8" if seed % 4 == 0 else "auto"
-        case = native_case(attention_case(seed, max_length=40, max_work=1e5, kv_dtype=kv_dtype))
-        verdicts.append(judge(case, native_answer(case)))
+        case = attention_case(seed, max_length=40, max_work=1e5, kv_dtype=kv_dtype)
+        verdicts.append(judge(case, native_answer(case), dtype="float32"))
     assert [(verdict.case, verdict.problems) for verdict in verdicts if not verdict.passed] == []
     assert typical_ratio(verdicts) <= 1
 
@@ -83,7 +83,7 @@ def test_nothing_behind_the_arrays_is_read(library: Library, dim: int, monkeypat
     x, weight = (fenced(rng.standard_normal((n, dim), dtype=np.float32)) for n in (3, 5))
     product = library.linear(torch.from_numpy(x), torch.from_numpy(weight), None)
     torch.testing.assert_close(product, torch.from_numpy(x @ weight.T), atol=1e-5, rtol=1e-5)
-    drawn = (native_case(attention_case(seed, max_length=30, max_work=1e4)) for seed in range(400))
+    drawn = (attention_case(seed, max_length=30, max_work=1e4) for seed in range(400))
     case = next(case for case in drawn if case.keys.shape[2] == case.values.shape[2] == dim)
 
     def fenced_pool(case: AttentionCase, device: torch.device) -> KVPool:
@@ -93,7 +93,7 @@ def test_nothing_behind_the_arrays_is_read(library: Library, dim: int, monkeypat
         return pool
 
     monkeypatch.setattr(native, "case_pool", fenced_pool)
-    assert judge(case, native_answer(case)).passed
+    assert judge(case, native_answer(case), dtype="float32").passed
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 7, MOST])

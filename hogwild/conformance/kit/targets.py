@@ -142,7 +142,7 @@ def _metal_answer(case: AttentionCase) -> Array:
 def _cuda() -> Iterator[Target]:
     import torch
 
-    from hogwild.conformance.native import native_answer, native_case
+    from hogwild.conformance.native import native_answer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     yield Target("cuda", "plain", device, lambda case: plain.torch_answer(case, device))
@@ -152,7 +152,9 @@ def _cuda() -> Iterator[Target]:
         most_work = 4000.0 if interpreted else np.inf
         yield Target("cuda", "triton", device, lambda case: _triton_answer(case, device), most_work=most_work)
     if device == "cpu" and not interpreted and _has_native():
-        yield Target("cuda", "c++", device, native_answer, fit=native_case, arithmetic="float32")
+        yield Target(
+            "cuda", "c++", device, native_answer, arithmetic="float32", promises=frozenset({"repeat", "pages"})
+        )
 
 
 def _has_triton() -> bool:
