@@ -16,7 +16,7 @@ from hogwild.conformance.cases import Array, AttentionCase, DType, attention_cas
 from hogwild.conformance.expected import Expected
 from hogwild.conformance.verdict import Verdict, typical_ratio
 
-NUM_CASES = int(os.environ.get("HOGWILD_CASES", "3000"))
+NUM_CASES = int(os.environ.get("HOGWILD_CASES", "6000"))
 PARTS = 20
 
 
