@@ -83,7 +83,7 @@ def test_a_refused_model_leaves_the_module_as_it_was(tmp_path: Path) -> None:
 def _write_seconds(num_slots: int, slots: Sequence[int]) -> float:
     pool = KVPool([LayerSpec(NO_ROTARY, 4, 64, 64)] * 2, mx.float32)
     pool.reserve(num_slots)
-    new, times = mx.ones((4, len(slots), 64)), []
+    new, times = mx.ones((len(slots), 4, 1, 64)), []
     for _ in range(9):
         start = time.perf_counter()
         for layer in range(2):

@@ -112,7 +112,8 @@ def test_the_pool_stores_what_the_definition_says_of_its_input() -> None:
     slots = np.array([5, 60, 7, 8])
     x = np.random.default_rng(0).standard_normal((3, 4, 40)).astype(np.float16)
     pool.reserve(64)
-    pool.write(0, mx.array(x[..., :24]), mx.array(x[..., 24:]), SlotRows(slots, 64))
+    given = mx.array(x).swapaxes(0, 1)[:, :, None]
+    pool.write(0, given[..., :24], given[..., 24:], SlotRows(slots, 64))
     pool.reserve(200)
     for found, given in zip(pool.read(0, slots), (x[..., :24], x[..., 24:]), strict=True):
         np.testing.assert_array_equal(found, dequantize(quantize(given)).swapaxes(0, 1))
@@ -161,8 +162,8 @@ def test_a_long_slice_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_broken_token_reaches_its_readers_alone() -> None:
     pool = KVPool([LayerSpec(NO_ROTARY, 1, 8, 8)], mx.float32, "int8")
     pool.reserve(16)
-    keys, values = np.ones((2, 1, 2, 8), dtype=np.float32)
-    values[0, 1, 3] = np.inf
+    keys, values = np.ones((2, 2, 1, 1, 8), dtype=np.float32)
+    values[1, 0, 0, 3] = np.inf
     pool.write(0, mx.array(keys), mx.array(values), SlotRows(np.array([0, 1]), 16))
     found_keys, found_values = pool.read(0, np.array([0, 1]))
     assert np.isnan(found_keys[1]).all()  # whoever sees it gets NaN through its scores

@@ -98,9 +98,9 @@ class GroupReader:
 class Turn:
     """cos and sin for every entry and token, times the scale, spread over the head's features."""
 
-    cos: mx.array  # [1, E, t or 1, 1, Dk]
+    cos: mx.array  # [E, 1, t or 1, 1, Dk]
     sin: mx.array  # the same, with the sign of each feature's part
-    partner: mx.array  # [Dk] which feature is the other one of the pair
+    partner: mx.array  # [Dk, Dk], a permutation: puts the other feature of the pair in each one's place
 
 
 class ChunkReader:
@@ -111,7 +111,7 @@ class ChunkReader:
         self._start, self._stop = start, stop
         self.first, self.last = reader.group.token_start + start, reader.group.token_start + stop
         self._turns: dict[tuple[RotarySpec, float, int], Turn] = {}
-        self._masks: dict[int | None, list[mx.array | None]] = {}
+        self._masks: dict[tuple[int | None, int], list[mx.array | None]] = {}
 
     def attend(
         self,
@@ -125,46 +125,53 @@ class ChunkReader:
         softcap: float | None,
     ) -> mx.array:
         """`queries [t, H, 1, Dk]` of this chunk; returns `[t, H, 1, Dv]`."""
-        num_tokens, num_heads, _, key_dim = queries.shape
         kv_heads = keys.shape[0]
-        shape = (kv_heads, num_tokens, num_heads // kv_heads)
-        grouped = queries.reshape(num_tokens, kv_heads, -1, key_dim).swapaxes(0, 1)
-        turned = self._turned(grouped, rotary, scale * LOG2_E)
-        scores = self._scores(turned.reshape(kv_heads, -1, shape[1] * shape[2], key_dim), keys, shape, window, softcap)
-        weights, total = _exponentials(scores.reshape(*shape, -1), sinks)
-        mixed = self._mix(weights.reshape(kv_heads, shape[1] * shape[2], -1), values)
-        outputs = (mixed.reshape(*shape, -1) / total).swapaxes(0, 1).reshape(num_tokens, num_heads, 1, -1)
+        turned = self._turned(queries, kv_heads, rotary, scale * LOG2_E)
+        scores = self._scores(turned, keys, window, softcap)
+        weights, total = _exponentials(scores, None if sinks is None else self._spread_sinks(sinks, kv_heads))
+        outputs = _by_token(self._mix(weights, values) / total, len(queries))
         return outputs.astype(queries.dtype)
 
-    def _turned(self, queries: mx.array, rotary: RotarySpec, scale: float) -> mx.array:
-        """`[kv_heads, t, G, Dk]` to `[kv_heads, E, t, G, Dk]` in float32, scaled; E is 1 without rotation."""
-        queries = queries.astype(mx.float32)[:, None]
-        if not rotary.num_dims:
-            return queries * scale
-        turn = self._turn(rotary, scale, queries.shape[-1])
-        return _rotate(queries, mx.take(queries, turn.partner, axis=-1), turn.cos, turn.sin)
+    def _turned(self, queries: mx.array, kv_heads: int, rotary: RotarySpec, scale: float) -> mx.array:
+        """`[t, H, 1, Dk]` to `[E * kv_heads, t * G, Dk]` in float32, scaled; E is 1 without rotation."""
+        shape = (len(queries), kv_heads, queries.shape[1] // kv_heads, queries.shape[-1])
+        flat = queries.reshape(-1, shape[-1]).astype(mx.float32)
+        if rotary.num_dims:
+            turn = self._turn(rotary, scale, shape[-1])
+            turned = _rotate(_by_head(flat, shape), _by_head(flat @ turn.partner, shape), turn.cos, turn.sin)
+        else:
+            turned = _by_head(flat, shape) * scale
+        return turned.reshape(-1, shape[0] * shape[2], shape[3])
 
-    def _scores(
-        self, turned: mx.array, keys: Stored, shape: tuple[int, int, int], window: int | None, softcap: float | None
-    ) -> mx.array:
-        """Capped and masked scores `[kv_heads, t * G, C']`, times `LOG2_E`, of `turned [kv_heads, E, t * G, Dk]`."""
-        reader, num_entries = self._reader, turned.shape[1]
+    def _scores(self, turned: mx.array, keys: Stored, window: int | None, softcap: float | None) -> mx.array:
+        """Capped and masked scores `[kv_heads, t * G, C']`, times `LOG2_E`, of `turned [E * kv_heads, t * G, Dk]`."""
+        tiles, num_tiles, kv_heads = self._reader.tiles, self._reader.num_gathered, keys.shape[0]
+        entries = [turned] * (len(tiles.slices) + 1)
+        if len(turned) > kv_heads:
+            entries = list(mx.split(turned, [kv_heads * i for i in range(1, len(entries))]))
         parts = []
-        for i, part in enumerate(reader.tiles.slices):
-            entry = turned[:, min(i, num_entries - 1)]
+        for entry, part in zip(entries, tiles.slices, strict=False):
             stretches = slice_parts(keys, part.start, part.stop)
             parts.append(_joined([entry @ x.astype(mx.float32).swapaxes(-1, -2) for x in stretches]))
-        if reader.num_gathered:
-            entries = turned if num_entries == 1 else turned[:, -reader.num_gathered :]
-            gathered = gather(keys, reader.tile_rows).astype(mx.float32)
-            tiles = gathered.reshape(keys.shape[0], reader.num_gathered, -1, gathered.shape[-1])
-            scores = entries @ tiles.swapaxes(-1, -2)
-            parts.append(scores.swapaxes(1, 2).reshape(keys.shape[0], shape[1] * shape[2], -1))
+        if num_tiles:
+            gathered = gather(keys, self._reader.tile_rows).astype(mx.float32)
+            columns = gathered.reshape(kv_heads, num_tiles, -1, gathered.shape[-1]).transpose(1, 0, 3, 2)
+            scores = entries[-1].reshape(-1, kv_heads, *turned.shape[1:]) @ columns  # [tiles, kv_heads, t * G, size]
+            parts.append(scores.transpose(1, 2, 0, 3).reshape(kv_heads, turned.shape[1], -1))
         if softcap is not None:
             parts = [_cap(part, mx.array(softcap * LOG2_E)) for part in parts]
-        masks = self._masks_of(window)
-        masked = [_hide(part, mask, shape) for part, mask in zip(parts, masks, strict=True)]
-        return _joined(masked)
+        return _joined(
+            [
+                part if mask is None else mx.where(mask, part, -mx.inf)
+                for part, mask in zip(parts, self._masks_of(window, turned.shape[1]), strict=True)
+            ]
+        )
+
+    def _spread_sinks(self, sinks: mx.array, kv_heads: int) -> mx.array:
+        """`[H]` to `[kv_heads, t * G, 1]`, times `LOG2_E`."""
+        by_head = sinks.astype(mx.float32).reshape(kv_heads, 1, -1) * LOG2_E
+        spread = mx.broadcast_to(by_head, (kv_heads, self.last - self.first, by_head.shape[-1]))
+        return spread.reshape(kv_heads, -1, 1)
 
     def _mix(self, weights: mx.array, values: Stored) -> mx.array:
         """Sum of values, `[kv_heads, t * G, Dv]` float32, for `weights [kv_heads, t * G, C']`.
@@ -195,13 +202,14 @@ class ChunkReader:
             self._turns[key] = _spread(cos, sin, rotary, scale, key_dim)
         return self._turns[key]
 
-    def _masks_of(self, window: int | None) -> list[mx.array | None]:
-        """For each slice, then for the tiles: `[t, 1, n]` which columns each token sees, or None when it sees all."""
-        if window not in self._masks:
-            self._masks[window] = [
-                None if seen.all() else mx.array(seen[:, None]) for seen in self._visible_parts(window)
+    def _masks_of(self, window: int | None, num_rows: int) -> list[mx.array | None]:
+        """For each slice, then for the tiles: `[t * G, n]` which columns each row sees, or None when it sees all."""
+        if (window, num_rows) not in self._masks:
+            self._masks[window, num_rows] = [
+                None if seen.all() else mx.array(seen.repeat(num_rows // len(seen), axis=0))
+                for seen in self._visible_parts(window)
             ]
-        return self._masks[window]
+        return self._masks[window, num_rows]
 
     def _visible_parts(self, window: int | None) -> Iterator[NDArray[np.bool_]]:
         reader, tiles, tokens = self._reader, self._reader.tiles, slice(self._start, self._stop)
@@ -229,9 +237,8 @@ def _spread(cos: Any, sin: Any, rotary: RotarySpec, scale: float, key_dim: int) 
     full_sin[..., turning] = np.where(second, sin[..., frequency], -sin[..., frequency]) * np.float32(scale)
     partner = np.arange(key_dim)
     partner[turning] = rotary.start + other
-    return Turn(
-        mx.array(full_cos[None, :, :, None]), mx.array(full_sin[None, :, :, None]), mx.array(partner.astype(np.int32))
-    )
+    permutation = np.eye(key_dim, dtype=np.float32)[:, partner]
+    return Turn(mx.array(full_cos[:, None, :, None]), mx.array(full_sin[:, None, :, None]), mx.array(permutation))
 
 
 @partial(mx.compile, shapeless=True)
@@ -248,24 +255,27 @@ def _joined(parts: list[mx.array]) -> mx.array:
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
 
 
-def _hide(scores: mx.array, mask: mx.array | None, shape: tuple[int, int, int]) -> mx.array:
-    """Minus infinity where `mask [t, 1, n]` is False, whatever stands there; `scores [kv_heads, t * G, n]`."""
-    if mask is None:
-        return scores
-    return mx.where(mask, scores.reshape(*shape, -1), -mx.inf).reshape(scores.shape)
+def _by_head(x: mx.array, shape: tuple[int, int, int, int]) -> mx.array:
+    """`[t * H, D]` to `[kv_heads, t, G, D]`, or as it is for one token; shape: `(t, kv_heads, G, D)`."""
+    return x if shape[0] == 1 else x.reshape(shape).swapaxes(0, 1)
+
+
+def _by_token(x: mx.array, num_tokens: int) -> mx.array:
+    """`[kv_heads, t * G, D]` to `[t, H, 1, D]`."""
+    if num_tokens > 1:
+        x = x.reshape(len(x), num_tokens, -1, x.shape[-1]).swapaxes(0, 1)
+    return x.reshape(num_tokens, -1, 1, x.shape[-1])
 
 
 def _exponentials(scores: mx.array, sinks: mx.array | None) -> tuple[mx.array, mx.array]:
-    """Weights of `[kv_heads, t, G, C']`, at most 1, and what divides them, `[kv_heads, t, G, 1]`.
+    """Weights of `[kv_heads, t * G, C']`, at most 1, and what divides them, `[kv_heads, t * G, 1]`.
 
-    `sinks [H]` take their share and give no value. Powers of 2, of scores that come times `LOG2_E`: on a CPU they take
-    MLX half the time of its exponentials.
+    `sinks [kv_heads, t * G, 1]` take their share and give no value. Powers of 2, of scores that come times `LOG2_E`: on
+    a CPU they take MLX half the time of its exponentials.
     """
     top = scores.max(axis=-1, keepdims=True)
-    if sinks is None:
-        weights = mx.power(2.0, scores - top)
-        return weights, weights.sum(axis=-1, keepdims=True)
-    sink = sinks.astype(mx.float32).reshape(scores.shape[0], 1, scores.shape[2], 1) * LOG2_E
-    top = mx.maximum(top, sink)
+    if sinks is not None:
+        top = mx.maximum(top, sinks)
     weights = mx.power(2.0, scores - top)
-    return weights, weights.sum(axis=-1, keepdims=True) + mx.power(2.0, sink - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    return weights, total if sinks is None else total + mx.power(2.0, sinks - top)

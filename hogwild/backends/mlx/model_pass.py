@@ -35,7 +35,7 @@ class LayerCache(BlockCache):
     def store(self, keys: mx.array, values: mx.array) -> None:
         """Write to the pool."""
         assert self._pool is not None
-        self._pool.write(self._index, keys[:, :, 0].swapaxes(0, 1), values[:, :, 0].swapaxes(0, 1), self._write)
+        self._pool.write(self._index, keys, values, self._write)
 
     def attend(
         self,

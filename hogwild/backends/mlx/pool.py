@@ -30,28 +30,39 @@ class SlotRows:
 
     def __init__(self, slots: IntArray | Int32Array, num_slots: int) -> None:
         self._slots, self._num_slots = slots, num_slots
-        self._rows: dict[int, mx.array] = {}
+        self._rows: dict[tuple[int, bool], mx.array] = {}
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def of(self, num_heads: int) -> mx.array:
         """`[num_heads * n]` int32, head by head."""
-        if num_heads not in self._rows:
+        return self._listed(num_heads, by_slot=False)
+
+    def by_slot(self, num_heads: int) -> mx.array:
+        """`[n, num_heads, 1]` int32."""
+        return self._listed(num_heads, by_slot=True)
+
+    def _listed(self, num_heads: int, *, by_slot: bool) -> mx.array:
+        if (num_heads, by_slot) not in self._rows:
             rows = np.arange(num_heads)[:, None] * self._num_slots + self._slots
-            self._rows[num_heads] = mx.array(rows.reshape(-1).astype(np.int32))
-        return self._rows[num_heads]
+            rows = rows.T[..., None] if by_slot else rows.reshape(-1)
+            self._rows[num_heads, by_slot] = mx.array(rows.astype(np.int32))
+        return self._rows[num_heads, by_slot]
 
 
 class KVPool:
-    """K and V of every layer, stored in `dtype`, or in 8 bits if kv_dtype is "int8"."""
+    """K and V of every layer, stored in `dtype`, or in 8 bits if kv_dtype is "int8".
+
+    Where keys and values have as many features, they are one array, the heads of V after those of K: one write a layer.
+    """
 
     def __init__(self, layers: Sequence[LayerSpec], dtype: Any, kv_dtype: str = "auto") -> None:
         self._layers = layers
         self._dtype, self._in_8_bits = dtype, kv_dtype == "int8"
         self.num_slots = 0
-        self._keys: list[Stored] = []  # [kv_heads * slots, Dk] of each layer
-        self._values: list[Stored] = []  # [kv_heads * slots, Dv]
+        self._rows: list[tuple[Stored, ...]] = []  # of each layer K and V: [2 * kv_heads * slots, D], or two arrays
+        self._broken = [_broken(x.num_kv_heads, dtype) for x in layers]
 
     @property
     def bytes_per_token(self) -> int:
@@ -66,9 +77,8 @@ class KVPool:
         if num_slots <= self.num_slots:
             return
         try:
-            keys = [self._grown(self._keys, i, num_slots, x.key_dim) for i, x in enumerate(self._layers)]
-            values = [self._grown(self._values, i, num_slots, x.value_dim) for i, x in enumerate(self._layers)]
-            mx.eval([arrays(x) for x in (*keys, *values)])
+            rows = [self._grown(i, num_slots) for i in range(len(self._layers))]
+            mx.eval([arrays(x) for of_layer in rows for x in of_layer])
         except (RuntimeError, MemoryError) as error:
             raise PoolExhausted(
                 "the device has no room for a larger K/V pool",
@@ -76,23 +86,27 @@ class KVPool:
                 got=str(error),
                 remedy="lower the number of tokens, workers or concurrent problems",
             ) from error
-        self._keys, self._values, self.num_slots = keys, values, num_slots
+        self._rows, self.num_slots = rows, num_slots
 
     def write(self, layer: int, keys: mx.array, values: mx.array, where: SlotRows) -> None:
-        """Store `keys [kv_heads, T, Dk]` and `values [kv_heads, T, Dv]` in the T slots `where`.
+        """Store `keys [T, kv_heads, 1, Dk]` and `values [T, kv_heads, 1, Dv]` in the T slots `where`.
 
         A token whose K or V is not finite gets NaN keys and zero values: whoever sees it gets NaN, through the scores;
         for whoever does not, the scores are masked, and no NaN reaches the sum over values.
         """
-        keys, values = _contain_nan(keys, values)
-        rows = where.of(keys.shape[0])
-        _store(self._keys[layer], keys, rows)
-        _store(self._values[layer], values, rows)
+        pools = self._rows[layer]
+        joined = len(pools) == 1
+        given = [_joined_without_nan(keys, values, self._broken[layer])] if joined else _without_nan(keys, values)
+        for pool, x in zip(pools, given, strict=True):
+            _store(pool, x, where.by_slot(x.shape[1]))
 
     def heads(self, layer: int) -> tuple[Stored, Stored]:
         """A layer's K `[kv_heads, slots, Dk]` and V `[kv_heads, slots, Dv]`, without a copy."""
-        by_head = partial(_by_head, self._layers[layer].num_kv_heads)
-        return each(by_head, self._keys[layer]), each(by_head, self._values[layer])
+        pools = [each(partial(_by_head, self.num_slots), x) for x in self._rows[layer]]
+        if len(pools) == 2:
+            return pools[0], pools[1]
+        num_heads = self._layers[layer].num_kv_heads
+        return each(partial(_some, slice(num_heads)), pools[0]), each(partial(_some, slice(num_heads, None)), pools[0])
 
     def read(self, layer: int, slots: IntArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """K `[n, kv_heads, Dk]` and V `[n, kv_heads, Dv]` of some slots."""
@@ -106,22 +120,28 @@ class KVPool:
 
     def evaluate(self) -> None:
         """Compute everything that was written."""
-        mx.eval([arrays(x) for x in (*self._keys, *self._values)])
+        mx.eval([arrays(x) for of_layer in self._rows for x in of_layer])
 
     def clear(self) -> None:
         """Let go of the arrays."""
-        self._keys, self._values, self.num_slots = [], [], 0
+        self._rows, self.num_slots = [], 0
 
-    def _grown(self, pool: list[Stored], layer: int, num_slots: int, dim: int) -> Stored:
-        num_heads = self._layers[layer].num_kv_heads
+    def _grown(self, layer: int, num_slots: int) -> tuple[Stored, ...]:
+        spec = self._layers[layer]
+        shapes = [(spec.num_kv_heads, dim) for dim in (spec.key_dim, spec.value_dim)]
+        if spec.key_dim == spec.value_dim:
+            shapes = [(2 * spec.num_kv_heads, spec.key_dim)]
+        old = self._rows[layer] if self._rows else (None,) * len(shapes)
+        return tuple(self._more(x, num_heads, num_slots, dim) for x, (num_heads, dim) in zip(old, shapes, strict=True))
 
+    def _more(self, pool: Stored | None, num_heads: int, num_slots: int, dim: int) -> Stored:
         def rows(width: int, dtype: Any, old: mx.array | None) -> mx.array:
             room = mx.zeros((num_heads, num_slots - self.num_slots, width), dtype)
             if old is not None:
-                room = mx.concatenate([_by_head(num_heads, old), room], axis=1)
+                room = mx.concatenate([_by_head(self.num_slots, old), room], axis=1)
             return room.reshape(-1, width)
 
-        old = arrays(pool[layer]) if pool else (None, None)
+        old = (None, None) if pool is None else arrays(pool)
         if self._in_8_bits:
             return Quantized(rows(dim, mx.int8, old[0]), rows(1, mx.float32, old[1]))
         return rows(dim, self._dtype, old[0])
@@ -141,16 +161,32 @@ def gather(pool: Stored, where: SlotRows) -> mx.array:
 def _store(pool: Stored, x: mx.array, rows: mx.array) -> None:
     given = quantize(x) if isinstance(pool, Quantized) else x
     for target, array in zip(arrays(pool), arrays(given), strict=True):
-        target[rows] = array.reshape(-1, array.shape[-1])
+        target[rows] = array
 
 
-def _by_head(num_heads: int, rows: mx.array) -> mx.array:
-    return rows.reshape(num_heads, -1, rows.shape[-1])
+def _by_head(num_slots: int, rows: mx.array) -> mx.array:
+    return rows.reshape(-1, num_slots, rows.shape[-1])
+
+
+def _some(heads: slice, x: mx.array) -> mx.array:
+    return x[heads]
+
+
+def _broken(num_heads: int, dtype: Any) -> mx.array:
+    """`[2 * num_heads, 1, 1]`: what takes the place of a broken token's keys and values."""
+    return mx.array([float("nan")] * num_heads + [0.0] * num_heads, dtype)[:, None, None]
 
 
 @partial(mx.compile, shapeless=True)
-def _contain_nan(keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+def _joined_without_nan(keys: mx.array, values: mx.array, broken: mx.array) -> mx.array:
+    """K and V `[T, 2 * kv_heads, 1, D]`."""
+    both = mx.concatenate([keys, values], axis=1)
+    return mx.where(mx.isfinite(both.astype(mx.float32).sum((1, 3), keepdims=True)), both, broken)
+
+
+@partial(mx.compile, shapeless=True)
+def _without_nan(keys: mx.array, values: mx.array) -> list[mx.array]:
     total = keys.astype(mx.float32).sum(-1, keepdims=True) + values.astype(mx.float32).sum(-1, keepdims=True)
     good = mx.isfinite(total)
     nan, zero = mx.array(float("nan"), keys.dtype), mx.array(0.0, values.dtype)
-    return mx.where(good, keys, nan), mx.where(good, values, zero)
+    return [mx.where(good, keys, nan), mx.where(good, values, zero)]

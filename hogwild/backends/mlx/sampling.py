@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from hogwild.core.blocks import IntArray
 from hogwild.core.sampling import SampleRequest, SampleResult, SamplingParams
 from hogwild.errors import TokenError
 
@@ -24,6 +25,8 @@ def sample(logits: mx.array, requests: Sequence[SampleRequest], wide: Any) -> Sa
     assert len(logits) == len(requests), f"{len(logits)} rows of logits, {len(requests)} requests"
     if not requests:
         return SampleResult(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_))
+    if all(request.params.temperature == 0 and request.params.repetition_penalty == 1 for request in requests):
+        return _most_likely(logits, requests)
     scores = _penalise(_ban(logits.astype(wide), requests), requests)
     finite = mx.isfinite(scores.max(axis=-1)) & ~mx.isnan(scores).any(axis=-1)
     tokens = mx.argmax(scores, axis=-1)
@@ -34,12 +37,23 @@ def sample(logits: mx.array, requests: Sequence[SampleRequest], wide: Any) -> Sa
     return SampleResult(np.array(tokens).astype(np.int64), np.array(finite))
 
 
+def _most_likely(logits: mx.array, requests: Sequence[SampleRequest]) -> SampleResult:
+    """On the host: NumPy finds the largest of 49,152 numbers in 6 us, MLX on a CPU in 90. NaN is larger than all."""
+    scores = np.asarray(logits.astype(mx.float32))
+    index = _index([request.banned_ids for request in requests], scores.shape[-1])
+    if index is not None:
+        scores = scores.copy()
+        scores[index] = -np.inf
+    tokens = scores.argmax(axis=-1)
+    return SampleResult(tokens, np.isfinite(scores[np.arange(len(tokens)), tokens]))
+
+
 def _ban(scores: mx.array, requests: Sequence[SampleRequest]) -> mx.array:
     index = _index([request.banned_ids for request in requests], scores.shape[-1])
     if index is None:
         return scores
     scores = mx.array(scores)
-    scores[index] = mx.array(-mx.inf, scores.dtype)
+    scores[_on_device(index)] = mx.array(-mx.inf, scores.dtype)
     return scores
 
 
@@ -49,14 +63,15 @@ def _penalise(scores: mx.array, requests: Sequence[SampleRequest]) -> mx.array:
     index = _index(seen, scores.shape[-1])
     if index is None:
         return scores
-    penalty = _column(params, lambda p: p.repetition_penalty, scores.dtype)[index[0], 0]
-    values = scores[index]
+    where = _on_device(index)
+    penalty = _column(params, lambda p: p.repetition_penalty, scores.dtype)[where[0], 0]
+    values = scores[where]
     scores = mx.array(scores)
-    scores[index] = mx.where(values > 0, values / penalty, values * penalty)
+    scores[where] = mx.where(values > 0, values / penalty, values * penalty)
     return scores
 
 
-def _index(lists: Sequence[Any], vocab_size: int) -> tuple[mx.array, mx.array] | None:
+def _index(lists: Sequence[Any], vocab_size: int) -> tuple[IntArray, IntArray] | None:
     """Row and column of every id, or None when there are none."""
     lengths = [len(ids) for ids in lists]
     if not sum(lengths):
@@ -66,7 +81,11 @@ def _index(lists: Sequence[Any], vocab_size: int) -> tuple[mx.array, mx.array] |
     if len(bad):
         raise TokenError("a token id is outside the vocabulary", expected=f"0..{vocab_size - 1}", got=str(int(bad[0])))
     rows = np.repeat(np.arange(len(lists)), lengths)
-    return mx.array(rows.astype(np.int32)), mx.array(ids.astype(np.int32))
+    return rows, ids
+
+
+def _on_device(index: tuple[IntArray, IntArray]) -> tuple[mx.array, mx.array]:
+    return mx.array(index[0].astype(np.int32)), mx.array(index[1].astype(np.int32))
 
 
 def _column(params: Sequence[SamplingParams], read: Callable[[SamplingParams], float], dtype: Any) -> mx.array:

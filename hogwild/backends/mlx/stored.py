@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import mlx.core as mx
 
@@ -58,16 +59,12 @@ def numbers(stored: Stored) -> mx.array:
     return stored
 
 
-def slice_parts(stored: Stored, start: int, stop: int) -> Iterator[mx.array]:
+def slice_parts(stored: Stored, start: int, stop: int) -> list[mx.array]:
     """The numbers of `start..stop` on the second axis: one slice in place, or some slots at a time from codes."""
-    step = PART if isinstance(stored, Quantized) else max(1, stop - start)
-    for first in range(start, stop, step):
-        some = slice(first, min(first + step, stop))
-        yield numbers(each(partial(_columns, some), stored))
-
-
-def _columns(some: slice, x: mx.array) -> mx.array:
-    return x[:, some]
+    if not isinstance(stored, Quantized):
+        return [stored[:, start:stop]]
+    edges = [*range(start, stop, PART), stop]
+    return [_numbers(stored.codes[:, a:b], stored.scales[:, a:b]) for a, b in pairwise(edges)]
 
 
 @partial(mx.compile, shapeless=True)
