@@ -4,7 +4,10 @@ The tokens of a group are taken in *chunks* of at most `query_tile`; the query h
 are the rows of one matrix product. The group's columns are cut into *segments*, keys of one run, and segments are dealt
 out to *items* of nearly equal size, measured in tiles. One thread block computes one item for one kv head: every row of
 the chunk against every segment of the item, each K/V byte read once for all of them. Its result is a partial output
-with the log-sum-exp of its scores; the items of a chunk stand side by side, and the merge adds them up.
+with the log-sum-exp of its scores; the merge adds up the items of each token, in the order in which `order` lists them.
+
+Equal items keep a GPU busy, but where they are cut depends on the whole pass. Cut at fixed places of each block
+(`span`), and added up in the order of the own view, a token's items are the same whatever else is in the pass.
 
 A key is read when `0 <= distance < window`, with `distance = position + turn - index` (see `GroupPlan`); its query is
 turned by `turn + shift`, which `offsets` lists beside `turns`. So nothing here depends on the layer.
@@ -26,8 +29,9 @@ from hogwild.core.plan import ForwardPlan, GroupPlan
 class WorkList:
     """T tokens, I items, S segments, C columns (over all groups)."""
 
-    tokens: Int32Array  # [T, 5] position, first of its row's turns, place in its chunk, first item, end of its items
+    tokens: Int32Array  # [T, 5] position, first of its row's turns, place in its chunk, start and end in `order`
     items: Int32Array  # [I, 5] first token, number of tokens, first segment, end of its segments, block (-1: several)
+    order: Int32Array  # [..] the items that a token adds up, one after another
     segments: Int32Array  # [S, 5] run, index of its first key in its block, shift, first column, number of keys
     turns: Int32Array  # [..] for each row of each group: the turn for each of the group's runs, or UNSEEN
     offsets: Int32Array  # [..] the same with the shift of the run, or 0: how far a query is turned
@@ -46,13 +50,16 @@ def cut_work(
     query_tile: int,
     num_items: int,
     by_block: bool = False,
+    span: int = 0,
     skip: Collection[int] = (),
 ) -> WorkList:
     """Cut a pass into about `num_items` items: at most that many, plus one for each chunk.
 
     tile: keys that a kernel reads at once; items are cut between tiles. query_tile: most tokens of a chunk.
     by_block: no item spans two blocks, so that the merge can tell the share of attention that each block gets; there
-    are then more items. skip: numbers of the groups that are attended in another way; their tokens have no items.
+    are then more items. span: items of so many tiles of one block, counted from its start, in place of `num_items`; a
+    token's list names those of the blocks that it sees, in the order of its view. skip: numbers of the groups that are
+    attended in another way; their tokens have no items.
     """
     groups = [group for g, group in enumerate(plan.groups) if g not in skip]
     tile_ends = [_tile_ends(group, tile) for group in groups]
@@ -62,7 +69,7 @@ def cut_work(
     parts = _Parts(plan.num_tokens)
     for group, ends, n in zip(groups, tile_ends, num_tiles, strict=True):
         splits = min(max(1, num_items * n // total), n)
-        parts.add(group, ends, _Cut(tile, query_tile, splits, by_block))
+        parts.add(group, ends, _Cut(tile, query_tile, splits, by_block or span > 0, span))
     return parts.joined()
 
 
@@ -74,6 +81,7 @@ class _Cut:
     query_tile: int
     num_splits: int
     by_block: bool
+    span: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,7 @@ class _Fixed:
 
     tokens: Int32Array  # [t, 5] without the positions
     items: Int32Array  # [i, 5]
+    order: Int32Array
     segments: Int32Array  # [s, 5] without columns and lengths
     run: IntArray  # [s] the run of each segment
     skipped: IntArray  # [s] how many keys of the run come before it
@@ -93,15 +102,16 @@ class _Parts:
     def __init__(self, num_tokens: int) -> None:
         self.tokens = np.zeros((num_tokens, 5), dtype=np.int32)
         self.items: list[Int32Array] = []
+        self.order: list[Int32Array] = []
         self.segments: list[Int32Array] = []
         self.turns: list[Int32Array] = []
         self.offsets: list[Int32Array] = []
         self.column_slots: list[Int32Array] = []
-        self.num_items = self.num_segments = self.num_turns = self.num_columns = 0
+        self.num_items = self.num_places = self.num_segments = self.num_turns = self.num_columns = 0
 
     def add(self, group: GroupPlan, tile_ends: IntArray, cut: _Cut) -> None:
         """Add a group, cut in that way."""
-        before = (group.token_start, self.num_items, self.num_segments, self.num_turns)
+        before = (group.token_start, self.num_items, self.num_places, self.num_segments, self.num_turns)
         key = (tile_ends.tobytes(), group.token_row.tobytes(), cut, before)
         fixed = group.runs.derived("work", key, lambda: self._fixed(group, tile_ends, cut))
         tokens = self.tokens[group.token_start : group.token_start + group.num_tokens]
@@ -112,11 +122,13 @@ class _Parts:
             segments[:, 3] += self.num_columns
         turns, offsets = _turns_and_offsets(group)
         self.items.append(fixed.items)
+        self.order.append(fixed.order)
         self.segments.append(segments)
         self.turns.append(turns)
         self.offsets.append(offsets)
         self.column_slots.append(group.column_slots.astype(np.int32, copy=False))
         self.num_items += len(fixed.items)
+        self.num_places += len(fixed.order)
         self.num_segments += len(segments)
         self.num_turns += len(turns)
         self.num_columns += group.num_columns
@@ -127,16 +139,16 @@ class _Parts:
         segments[:, 0] = run
         segments[:, 1] = group.run_index[run] + skipped
         segments[:, 2] = group.run_shift[run]
-        tokens, items = self._tokens(group, cut, len(edges) - 1), self._items(group, run, edges, cut)
-        return _Fixed(tokens, items, segments, run, skipped)
+        items = self._items(group, run, edges, cut)
+        order, ends = _order(group, items[:, 4].reshape(-1, len(edges) - 1), cut)
+        tokens = self._tokens(group, cut, ends)
+        return _Fixed(tokens, items, order + np.int32(self.num_items), segments, run, skipped)
 
-    def _tokens(self, group: GroupPlan, cut: _Cut, num_splits: int) -> Int32Array:
-        chunk, place = np.divmod(np.arange(group.num_tokens), cut.query_tile)
-        tokens = np.empty((len(chunk), 5), dtype=np.int32)
+    def _tokens(self, group: GroupPlan, cut: _Cut, ends: IntArray) -> Int32Array:
+        tokens = np.empty((group.num_tokens, 5), dtype=np.int32)
         tokens[:, 1] = self.num_turns + group.token_row * group.num_runs
-        tokens[:, 2] = place
-        tokens[:, 3] = self.num_items + chunk * num_splits
-        tokens[:, 4] = tokens[:, 3] + num_splits
+        tokens[:, 2] = np.arange(group.num_tokens) % cut.query_tile
+        tokens[:, 3:] = self.num_places + ends
         return tokens
 
     def _items(self, group: GroupPlan, run: IntArray, edges: IntArray, cut: _Cut) -> Int32Array:
@@ -153,11 +165,32 @@ class _Parts:
         return WorkList(
             tokens=self.tokens,
             items=_joined(self.items, 5),
+            order=_joined(self.order),
             segments=_joined(self.segments, 5),
             turns=_joined(self.turns),
             offsets=_joined(self.offsets),
             column_slots=_joined(self.column_slots),
         )
+
+
+def _order(group: GroupPlan, blocks: Int32Array, cut: _Cut) -> tuple[Int32Array, IntArray]:
+    """The items that the tokens add up, and `[t, 2]` where each token's begin and end among them.
+
+    blocks: `[chunks, splits]` those of the items, which are counted from 0. Without `span` a token has all items of its
+    chunk, else those of the blocks that it sees: the farther away a block, the earlier it stands in the view.
+    """
+    num_splits = blocks.shape[1]
+    chunk = np.arange(group.num_tokens) // cut.query_tile
+    if not cut.span:
+        return np.arange(blocks.size, dtype=np.int32), (chunk[:, None] + (0, 1)) * num_splits
+    turns = group.turns[:, blocks[0]]  # [R, splits]
+    by_distance, counts = np.argsort(-turns, axis=1, kind="stable"), (turns != UNSEEN).sum(axis=1)
+    first = np.flatnonzero(np.diff(chunk * len(turns) + group.token_row, prepend=-1))  # token of each row in each chunk
+    rows = group.token_row[first].tolist()
+    lists = [by_distance[row, : counts[row]] + chunk[t] * num_splits for t, row in zip(first, rows, strict=True)]
+    end = counts[rows].cumsum()
+    ends = np.stack([end - counts[rows], end], axis=1)
+    return np.concatenate(lists).astype(np.int32), ends.repeat(np.diff(first, append=group.num_tokens), axis=0)
 
 
 def _joined(parts: list[Int32Array], width: int | None = None) -> Int32Array:
@@ -193,7 +226,8 @@ def _cut_columns(group: GroupPlan, tile_ends: IntArray, cut: _Cut) -> tuple[IntA
     edges = np.arange(cut.num_splits) * total // cut.num_splits
     if cut.by_block:
         first_runs = np.flatnonzero(np.diff(group.run_block, prepend=-1))
-        edges = np.union1d(edges, np.append(0, tile_ends)[first_runs])
+        block_starts = np.append(0, tile_ends)[first_runs]
+        edges = _spans(block_starts, total, cut.span) if cut.span else np.union1d(edges, block_starts)
     run_of_edge = tile_ends.searchsorted(edges, side="right")  # few edges are searched for, not many runs
     past = edges - np.append(0, tile_ends)[run_of_edge]
     is_within = past > 0
@@ -203,6 +237,12 @@ def _cut_columns(group: GroupPlan, tile_ends: IntArray, cut: _Cut) -> tuple[IntA
     run[0] = run[within] = 0
     skipped[within] = past[is_within] * cut.tile
     return run.cumsum(), skipped, np.append(segment_of_edge, len(run))
+
+
+def _spans(starts: IntArray, total: int, span: int) -> IntArray:
+    """Every `span` tiles of each block, whose first tiles are `starts`, of `total`."""
+    ends = np.append(starts[1:], total)
+    return np.concatenate([np.arange(start, end, span) for start, end in zip(starts, ends, strict=True)])
 
 
 def _with_columns(fixed: _Fixed, group: GroupPlan) -> Int32Array:

@@ -176,6 +176,20 @@ def each_group_gets_all_the_items(patch: Patch) -> None:
     patch.setattr(work, "cut_work", lambda plan, *, num_items, **rest: cut(plan, num_items=3 * num_items, **rest))
 
 
+@fault("items of a span follow the own view alone")
+def items_are_listed_as_the_group_lists_its_blocks(patch: Patch) -> None:
+    def change(made: WorkList) -> WorkList:
+        order = [np.sort(made.order[begin:end]) for begin, end in np.unique(made.tokens[:, 3:], axis=0)]
+        return replace(made, order=np.concatenate(order).astype(np.int32))
+
+    _tables(patch, change)
+
+
+@fault("items of a span follow the own view alone")
+def spans_are_counted_from_the_first_tile_of_all(patch: Patch) -> None:
+    patch.setattr(work, "_spans", lambda starts, total, span: np.union1d(starts, np.arange(0, total, span)))
+
+
 @fault("an item by block reads one block")
 def blocks_are_not_kept_apart(patch: Patch) -> None:
     cut = work._cut_columns

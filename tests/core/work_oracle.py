@@ -29,6 +29,7 @@ class Cut:
     query_tile: int
     num_items: int
     by_block: bool
+    span: int
     list: WorkList
 
     @property
@@ -42,8 +43,9 @@ def random_cut(seed: int) -> Cut:
     case = attention_case(seed)
     tile, query_tile = int(rng.choice([1, 4, 16, 32, 100])), int(rng.choice([1, 2, 4, 16, 64]))
     num_items, by_block = int(rng.choice([1, 2, 7, 30, 132])), bool(rng.integers(2))
-    made = work.cut_work(case.plan, tile=tile, query_tile=query_tile, num_items=num_items, by_block=by_block)
-    return Cut(case, tile, query_tile, num_items, by_block, made)
+    span = -(-100 // tile) if query_tile > 1 and rng.random() < 0.4 else 0
+    made = work.cut_work(case.plan, tile=tile, query_tile=query_tile, num_items=num_items, by_block=by_block, span=span)
+    return Cut(case, tile, query_tile, num_items, by_block or span > 0, span, made)
 
 
 Check = Callable[[Cut], None]
@@ -100,12 +102,15 @@ def tokens_and_items_agree(cut: Cut) -> None:
             count = min(cut.query_tile, group.num_tokens - start)
             tokens = made.tokens[first : first + count]
             assert tokens[:, 2].tolist() == list(range(count)), "places in the chunk"
-            assert (tokens[:, 3] == expected_item).all(), "first item"
-            end = int(tokens[0, 4])
-            assert (tokens[:, 4] == end).all()
-            assert end > expected_item, "a chunk without items"
-            items = made.items[expected_item:end]
-            assert (items[:, :2] == (first, count)).all(), "tokens of an item"
+            items = made.items[made.items[:, 0] == first]
+            end = expected_item + len(items)
+            assert len(items), "a chunk without items"
+            assert (made.items[expected_item:end, :2] == (first, count)).all(), "tokens of an item"
+            for begin, stop in tokens[:, 3:]:
+                listed = made.order[begin:stop].tolist()
+                assert stop > begin, "a token without items"
+                assert set(listed) <= set(range(expected_item, end)), "items of another chunk"
+                assert cut.span or listed == list(range(expected_item, end)), "an item left out"
             assert (items[:, 2] < items[:, 3]).all(), "an item without segments"
             assert np.array_equal(items[1:, 2], items[:-1, 3]), "segments of a chunk"
             expected_item = end
@@ -147,6 +152,31 @@ def segments_are_whole_tiles(cut: Cut) -> None:
         assert (run, index) == (n, group.run_index[n] + column - begin)
 
 
+@check("items of a span follow the own view alone")
+def spans_follow_the_view(cut: Cut) -> None:
+    """Each block that a token sees, in the order of its view, every `span` tiles from its start."""
+    for group in cut.case.plan.groups if cut.span else ():
+        for t in range(group.num_tokens):
+            turns = group.turns[group.token_row[t]]
+            seen = [b for b in np.argsort(-turns, kind="stable") if turns[b] != UNSEEN]
+            tiles = [(b, key) for b in seen for key in _tile_starts(group, b, cut.tile)[:: cut.span]]
+            begin, end = cut.list.tokens[group.token_start + t, 3:]
+            items = cut.list.items[cut.list.order[begin:end]]
+            firsts = cut.list.segments[items[:, 2], 1]
+            assert list(zip(items[:, 4].tolist(), firsts.tolist(), strict=True)) == tiles, f"token {t}"
+
+
+def _tile_starts(group: GroupPlan, block: int, tile: int) -> list[int]:
+    """Where in a block each of its tiles begins."""
+    runs = np.flatnonzero(group.run_block == block)
+    lengths = np.diff(group.run_start)[runs]
+    return [
+        int(index + key)
+        for index, n in zip(group.run_index[runs], lengths, strict=True)
+        for key in range(0, int(n), tile)
+    ]
+
+
 @check("an item by block reads one block")
 def items_by_block(cut: Cut) -> None:
     for group, items in zip(cut.case.plan.groups, _items_of_groups(cut), strict=True):
@@ -159,7 +189,7 @@ def items_by_block(cut: Cut) -> None:
 @check("all tables are int32")
 def tables_are_int32(cut: Cut) -> None:
     made = cut.list
-    for table in (made.tokens, made.items, made.segments, made.turns, made.offsets, made.column_slots):
+    for table in (made.tokens, made.items, made.order, made.segments, made.turns, made.offsets, made.column_slots):
         assert table.dtype == np.int32
         assert table.flags.c_contiguous
     assert [made.tokens.shape[1], made.items.shape[1], made.segments.shape[1]] == [5, 5, 5]
@@ -177,8 +207,9 @@ def _groups(cut: Cut) -> Iterator[tuple[GroupPlan, int]]:
 
 def _items_of_groups(cut: Cut) -> list[Array]:
     """The items of each group, as its tokens name them."""
-    spans = [cut.list.tokens[g.token_start : g.token_start + g.num_tokens, 3:] for g in cut.case.plan.groups]
-    return [cut.list.items[span[:, 0].min() : span[:, 1].max()] for span in spans]
+    starts = [group.token_start for group in cut.case.plan.groups]
+    of_item = np.searchsorted(starts, cut.list.items[:, 0], side="right") - 1
+    return [cut.list.items[of_item == g] for g in range(len(starts))]
 
 
 def _run_of_column(cut: Cut, first_run: Array, column: int) -> tuple[int, int, int]:
@@ -193,7 +224,7 @@ def _run_of_column(cut: Cut, first_run: Array, column: int) -> tuple[int, int, i
 def _read_by(made: WorkList, token: int) -> Iterator[Array]:
     """`[n, 2]` columns that a token reads in all of its items, and how far its query is turned for each."""
     position, first_turn, _, first_item, end = (int(x) for x in made.tokens[token])
-    for first_segment, end_segment in made.items[first_item:end, 2:4].tolist():
+    for first_segment, end_segment in made.items[made.order[first_item:end], 2:4].tolist():
         for run, index, shift, column, num_keys in made.segments[first_segment:end_segment].tolist():
             turned, offset = int(made.turns[first_turn + run]), int(made.offsets[first_turn + run])
             seen = np.flatnonzero(position + turned - index - np.arange(num_keys) >= 0)
@@ -217,8 +248,9 @@ def carry_out(case: AttentionCase, made: WorkList) -> tuple[Array, Array]:
     parts = [_partial(case, made, item) for item in made.items.tolist()]
     outputs, sums = [], []
     for _, _, place, first, end in made.tokens.tolist():
-        output = np.stack([part[0][place] for part in parts[first:end]])  # [items, H, Dv]
-        log_sum_exp = np.stack([part[1][place] for part in parts[first:end]])  # [items, H]
+        mine = [parts[item] for item in made.order[first:end]]
+        output = np.stack([part[0][place] for part in mine])  # [items, H, Dv]
+        log_sum_exp = np.stack([part[1][place] for part in mine])  # [items, H]
         total = np.logaddexp.reduce(log_sum_exp, axis=0)
         with_sinks = total if case.sinks is None else np.logaddexp(total, case.sinks)
         outputs.append((np.exp(log_sum_exp - with_sinks)[..., None] * output).sum(axis=0))

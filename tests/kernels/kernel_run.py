@@ -79,13 +79,14 @@ def call_arguments(case: AttentionCase) -> tuple[Any, Any, Any, dict[str, Any]]:
     return q, k, v, options
 
 
-def kernels_for(case: AttentionCase, num_items: int | None = None, **launch: int) -> KernelAttention:
+def kernels_for(case: AttentionCase, num_items: int | None = None, span: int = 0, **launch: int) -> KernelAttention:
     """Kernels over a pool that holds the case's K/V but for the new tokens; all other slots are NaN.
 
-    num_items, and fields of `Launch`, in place of the tuned ones: so that small cases have many tiles and chunks.
+    span as in `KernelAttention`; num_items, and fields of `Launch`, in place of the tuned ones: so that small cases
+    have many tiles and chunks.
     """
     pool = case_pool(case, torch.device(DEVICE))
-    kernels = KernelAttention(pool, pool.layers, case.queries.shape[1])
+    kernels = KernelAttention(pool, pool.layers, case.queries.shape[1], span)
     kernels._launch = replace(kernels._launch, **launch)
     kernels._num_items = num_items or kernels._num_items
     return kernels

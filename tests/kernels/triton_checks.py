@@ -27,6 +27,7 @@ from hogwild.backends.cuda.kernels.merge import merge
 from hogwild.backends.cuda.kernels.rotation import Angles
 from hogwild.backends.cuda.pool import KVPool
 from hogwild.conformance.cases import AttentionCase, KVDtype, attention_case
+from hogwild.conformance.kit.schedule import PARTS as SCHEDULES
 from hogwild.conformance.verdict import typical_ratio
 from hogwild.core.blocks import Block
 from hogwild.core.plan import Row, build_plan
@@ -221,7 +222,7 @@ def test_angles_are_exact() -> None:
 @pytest.mark.parametrize("has_sinks", [False, True])
 @pytest.mark.parametrize("num_items", [0, 1, 16, 37])
 def test_merge(num_items: int, has_sinks: bool) -> None:
-    """Two tokens, the second at the second place of its chunk; some parts are empty."""
+    """Two tokens, the second at the second place of its chunk; some parts are empty, one more belongs to neither."""
     rng, kv_heads, group, dim = np.random.default_rng(num_items), 2, 3, 24
     lse = rng.standard_normal((num_items + 1, kv_heads, 2 * group)) * 30
     lse[rng.random(lse.shape) < 0.2] = -np.inf
@@ -229,10 +230,12 @@ def test_merge(num_items: int, has_sinks: bool) -> None:
     parts[np.isneginf(lse)] = np.nan
     sinks = rng.standard_normal(kv_heads * group).astype(np.float32)
     tokens = torch.tensor([[0, 0, 0, 0, num_items], [0, 0, 1, 0, num_items]], dtype=torch.int32, device=DEVICE)
+    order = torch.from_numpy(rng.permutation(num_items).astype(np.int32)).to(DEVICE)
     out = torch.full((2, kv_heads * group, dim), 7.0, device=DEVICE)
     given = (torch.from_numpy(x.astype(np.float32)).to(DEVICE) for x in (parts, lse, sinks))
     merge[(2, kv_heads * group)](
         tokens,
+        order,
         *given,
         out,
         kv_heads * group,
@@ -299,12 +302,24 @@ def test_a_pass_that_is_filled_up_reads_and_writes_the_same() -> None:
         assert torch.equal(before.nan_to_num(7.0), after.nan_to_num(7.0))
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="products are replaced by exact ones in the interpreter")
+def test_with_fixed_cuts_the_schedule_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statement L0, but for what the rows of one matrix product do to each other; without fixed cuts it fails."""
+    monkeypatch.setattr(np, "matmul", lambda a, b, dtype: np.einsum("ij,jk->ik", a.astype(float), b).astype(dtype))
+    case = made_case(new_tokens=(3, 1), shared=(40, 5), kv_heads=1, window=7, kv_dtype="int8")
+    for span in (0, 2):
+        how = {"span": span, "tile": 16, "max_rows": 16, "num_items": 3}
+        first, passes = run_case(case, **how)[0], itertools.chain(*(part(case) for part in SCHEDULES.values()))
+        changed = any(run_case(given, **how)[0].tobytes() != first[tokens].tobytes() for tokens, given in passes)
+        assert changed == (span == 0)
+
+
 FAULTS = {
     "a key too many in a window": ("distance < window", "distance <= window"),
     "a token does not see itself": ("distance >= 0", "distance > 0"),
     "dead values are read": ("mask=written[:, None] & (value_feature < VALUE_DIM)[None, :]", "mask=True"),
     "the last key of a range is left out": ("tl.max(reach, 0) + 1)", "tl.max(reach, 0))"),
-    "a window begins too late": ("- window + 1)", "- window + 2)"),
+    "a window begins too late": ("start // TILE * TILE", "start // TILE * TILE + 1"),
     "turned the wrong way": ("first[None, :], -sin, sin", "first[None, :], sin, -sin"),
     "not turned": ("x = x * cos + ", "x = x + 0 * "),
     "the sum is not shrunk": ("total * shrink +", "total +"),

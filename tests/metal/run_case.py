@@ -19,10 +19,12 @@ from hogwild.core.plan import Row
 Array = np.ndarray[Any, Any]
 
 
-def attend(case: AttentionCase, start: Starter, *, choose: Chooser = choose_launch, by_block: bool = False) -> Attended:
+def attend(
+    case: AttentionCase, start: Starter, *, choose: Chooser = choose_launch, by_block: bool = False, span: int = 0
+) -> Attended:
     """The kernels' answer, as MLX arrays."""
     return (
-        KernelAttention(start, choose)
+        KernelAttention(start, choose, span)
         .reader(case.plan)
         .attend_all(
             mx.array(case.queries).astype(getattr(mx, case.dtype)),

@@ -9,11 +9,12 @@ import pytest
 pytest.importorskip("mlx.core", reason="needs mlx")
 
 from metal_cpu import CpuStarter
-from run_case import block_errors, verdict
+from run_case import attend, block_errors, to_numpy, verdict
 
 from hogwild.backends.mlx.kernels.attention import Chooser
 from hogwild.backends.mlx.kernels.launch import MATRIX_TILE, VECTOR_ROWS, Launch, choose_launch
 from hogwild.conformance.cases import AttentionCase, attention_case
+from hogwild.conformance.kit.schedule import PARTS
 
 PER_TEST = 25
 NUM_CASES, MANY_CASES = 300, 6000
@@ -74,6 +75,21 @@ def test_other_launches(cpu: CpuStarter, choose: Chooser) -> None:
         cpu.order = seed % 4
         problems += verdict(generated(seed, 24), cpu, choose=choose).problems
     assert not problems
+
+
+@pytest.mark.parametrize(("span", "seeds"), [(0, (7,)), (2, (4, 7))])
+def test_with_fixed_cuts_the_schedule_changes_no_bit(cpu: CpuStarter, span: int, seeds: tuple[int, ...]) -> None:
+    """Statement L0; without them it does, so the comparison can fail."""
+    cpu.order = 0
+    changed = set()
+    for seed in seeds:
+        case = generated(seed, 40)
+        first = to_numpy(attend(case, cpu, span=span).output)
+        for part, passes in PARTS.items():
+            answers = [(tokens, to_numpy(attend(given, cpu, span=span).output)) for tokens, given in passes(case)]
+            if any(answer.tobytes() != first[tokens].tobytes() for tokens, answer in answers):
+                changed.add(part)
+    assert bool(changed) == (span == 0), changed
 
 
 def test_log_sum_exp_of_each_block(cpu: CpuStarter) -> None:

@@ -50,6 +50,7 @@ def attend(
     HAS_SOFTCAP: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     QUANTIZED: tl.constexpr,
+    ROW_UNITS: tl.constexpr,  # so that codes that others see change nothing
     UPCAST: tl.constexpr,  # in the interpreter, whose tl.dot takes bfloat16 bits for integers
 ):
     item, head = tl.program_id(0), tl.program_id(1)
@@ -79,6 +80,8 @@ def attend(
     total = tl.zeros([BLOCK_ROWS], tl.float32)
     most = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)  # of the scores so far, in units of ln 2
     unit = tl.full([], 1e-30, tl.float32)  # of `out`, where values are codes: the largest of their scales so far
+    if ROW_UNITS:  # of those that the row sees; it costs registers
+        unit = tl.full([BLOCK_ROWS], 1e-30, tl.float32)
 
     for segment in range(first_segment, end_segment):
         run = tl.load(segments + segment * 5)
@@ -91,6 +94,7 @@ def attend(
         start = 0
         if HAS_WINDOW:
             start = tl.maximum(0, tl.min(tl.where(turn == UNSEEN, FAR, reach), 0) - window + 1)
+            start = start // TILE * TILE  # who else is in the chunk must not move the tiles
         if start < end:
             q = _turned(
                 query,
@@ -144,8 +148,12 @@ def attend(
                 if QUANTIZED:
                     # In units of the largest scale, so that float16 holds the product whatever the values' size.
                     value_scale = tl.load(value_scales + slot, mask=written, other=0.0)
-                    new_unit = tl.maximum(unit, tl.max(value_scale, 0))
-                    weights *= (value_scale / new_unit)[None, :]
+                    if ROW_UNITS:
+                        new_unit = tl.maximum(unit, tl.max(tl.where(seen, value_scale[None, :], 0.0), 1))
+                        weights *= value_scale[None, :] / new_unit[:, None]
+                    else:
+                        new_unit = tl.maximum(unit, tl.max(value_scale, 0))
+                        weights *= (value_scale / new_unit)[None, :]
                     shrink *= unit / new_unit
                     unit = new_unit
                 out = tl.dot(weights.to(v.dtype), v, out * shrink[:, None], input_precision="ieee")
@@ -153,7 +161,7 @@ def attend(
 
     place = (item * tl.num_programs(1) + head).to(tl.int64) * ROWS + row
     if QUANTIZED:
-        out *= unit
+        out *= unit[:, None] if ROW_UNITS else unit
     nothing = total == 0.0
     lse = tl.where(nothing, float("-inf"), most * LN_2 + tl.log(tl.where(nothing, 1.0, total)))
     tl.store(partial_lse + place, lse, mask=live)

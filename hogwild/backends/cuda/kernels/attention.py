@@ -28,7 +28,7 @@ INTERPRETED = isinstance(attend, InterpretedFunction)  # TRITON_INTERPRET=1 when
 MIN_PREFILL = 64  # tokens from which on torch's own attention is the better one for a lone row
 TABLES = (
     *("counts", "token_ids", "positions", "write_slots", "tokens"),
-    *("items", "segments", "turns", "offsets", "column_slots"),
+    *("items", "order", "segments", "turns", "offsets", "column_slots"),
 )
 _ENDLESS = 1 << 30
 _BLOCK_ITEMS = 16
@@ -59,10 +59,13 @@ class KernelAttention:
     from `start()` on reads nothing but the device's memory at addresses that stay, and launches grids that depend on
     the room of the tables alone; so it can be captured in a graph, for a number of tokens, and replayed after another
     `load`, as long as `generation` has not changed.
+
+    span: 0, or how many tiles of a block make an item, whatever else is in the pass (see `cut_work`). Chunks are then
+    always full, and torch's own attention is not used, so that the schedule changes no bit. It costs speed.
     """
 
-    def __init__(self, pool: KVPool, layers: Sequence[LayerSpec], num_heads: int) -> None:
-        self.pool, self.layers = pool, layers
+    def __init__(self, pool: KVPool, layers: Sequence[LayerSpec], num_heads: int, span: int = 0) -> None:
+        self.pool, self.layers, self._span = pool, layers, span
         device = pool.keys[0].device
         self._launch = choose_for_all(layers, pool.dtype.itemsize)
         self._group_size = max(num_heads // layer.num_kv_heads for layer in layers)
@@ -94,8 +97,8 @@ class KernelAttention:
         `KernelPass.attend_by_block` may be called; there are then more items, and no prefill by torch.
         """
         most = max((group.num_tokens for group in plan.groups), default=1)
-        self.query_tile = query_tile(self._launch, self._group_size, most)
-        self._prefills = {} if by_block or not self._bare_scores else _lone_rows(plan)
+        self.query_tile = query_tile(self._launch, self._group_size, self._launch.max_rows if self._span else most)
+        self._prefills = {} if by_block or self._span or not self._bare_scores else _lone_rows(plan)
         self._plan, self._num_tokens = plan, max(num_tokens, plan.num_tokens)
         work = cut_work(
             plan,
@@ -103,6 +106,7 @@ class KernelAttention:
             query_tile=self.query_tile,
             num_items=self._num_items,
             by_block=by_block,
+            span=self._span,
             skip=self._prefills,
         )
         self.tables.reserve({"token_ids": num_tokens, "positions": num_tokens, "tokens": 5 * num_tokens})
@@ -115,6 +119,7 @@ class KernelAttention:
                 "write_slots": plan.write_slots,
                 "tokens": work.tokens,
                 "items": work.items,
+                "order": work.order,
                 "segments": work.segments,
                 "turns": work.turns,
                 "offsets": work.offsets,
@@ -205,6 +210,7 @@ class KernelAttention:
             HAS_SOFTCAP=softcap is not None,
             HAS_WINDOW=layer.window is not None,
             QUANTIZED=self.pool.in_8_bits,
+            ROW_UNITS=self.pool.in_8_bits and self._span > 0,
             UPCAST=INTERPRETED and q.dtype.itemsize < 4,
             num_warps=launch.warps(padded(rows)),
             num_stages=launch.num_stages,
@@ -213,6 +219,7 @@ class KernelAttention:
         block_heads = padded(num_heads, 1) if INTERPRETED else 1
         merge[(num_tokens, -(-num_heads // block_heads))](
             tables["tokens"],
+            tables["order"],
             partial_out,
             partial_lse,
             self._nothing if sinks is None else sinks,
@@ -232,6 +239,7 @@ class KernelAttention:
             merge_by_block[(num_tokens, num_heads, -(-num_blocks // _BLOCK_BLOCKS))](
                 tables["tokens"],
                 tables["items"],
+                tables["order"],
                 partial_lse,
                 block_lse,
                 num_blocks,

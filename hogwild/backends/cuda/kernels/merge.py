@@ -8,6 +8,7 @@ import triton.language as tl
 @triton.jit
 def merge(
     tokens,  # [T, 5] int32, see `WorkList`
+    order,  # [..] int32, the same
     partial_out,  # [I, K, ROWS, Dv] float32
     partial_lse,  # [I, K, ROWS] float32
     sinks,  # [H]
@@ -26,8 +27,8 @@ def merge(
     token = tl.program_id(0)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
     place = tl.load(tokens + token * 5 + 2)
-    first_item = tl.load(tokens + token * 5 + 3)
-    end_item = tl.load(tokens + token * 5 + 4)
+    start = tl.load(tokens + token * 5 + 3)
+    end = tl.load(tokens + token * 5 + 4)
     nth = tl.arange(0, BLOCK_ITEMS)
     feature = tl.arange(0, BLOCK_VALUE)
     live = head < num_heads
@@ -39,11 +40,12 @@ def merge(
     else:
         most = tl.full([BLOCK_HEADS], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_HEADS], tl.float32)
-    for first in range(first_item, end_item, BLOCK_ITEMS):
-        item = first + nth[None, :]
+    for first in range(start, end, BLOCK_ITEMS):
+        here = first + nth[None, :]
+        item = tl.load(order + here, mask=here < end, other=0)
         source = (item * KV_HEADS + head[:, None] // GROUP).to(tl.int64) * ROWS
         source += place * GROUP + head[:, None] % GROUP
-        lse = tl.load(partial_lse + source, mask=live[:, None] & (item < end_item), other=float("-inf"))
+        lse = tl.load(partial_lse + source, mask=live[:, None] & (here < end), other=float("-inf"))
         part = tl.load(
             partial_out + source[:, :, None] * VALUE_DIM + feature[None, None, :],
             mask=(lse != float("-inf"))[:, :, None] & (feature < VALUE_DIM)[None, None, :],
@@ -65,6 +67,7 @@ def merge(
 def merge_by_block(
     tokens,  # [T, 5] int32, see `WorkList`
     items,  # [I, 5] int32; no item spans two blocks
+    order,  # [..] int32
     partial_lse,  # [I, K, ROWS] float32
     block_lse,  # [T, H, B] float32
     num_blocks,  # B
@@ -78,17 +81,18 @@ def merge_by_block(
     token, head = tl.program_id(0), tl.program_id(1)
     block = tl.program_id(2) * BLOCK_BLOCKS + tl.arange(0, BLOCK_BLOCKS)
     place = tl.load(tokens + token * 5 + 2)
-    first_item = tl.load(tokens + token * 5 + 3)
-    end_item = tl.load(tokens + token * 5 + 4)
+    start = tl.load(tokens + token * 5 + 3)
+    end = tl.load(tokens + token * 5 + 4)
     row = place * GROUP + head % GROUP
 
     most = tl.full([BLOCK_BLOCKS], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_BLOCKS], tl.float32)
-    for first in range(first_item, end_item, BLOCK_ITEMS):
-        item = first + tl.arange(0, BLOCK_ITEMS)
+    for first in range(start, end, BLOCK_ITEMS):
+        here = first + tl.arange(0, BLOCK_ITEMS)
+        item = tl.load(order + here, mask=here < end, other=0)
         source = (item * KV_HEADS + head // GROUP).to(tl.int64) * ROWS + row
-        lse = tl.load(partial_lse + source, mask=item < end_item, other=float("-inf"))
-        item_block = tl.load(items + item * 5 + 4, mask=item < end_item, other=-1)
+        lse = tl.load(partial_lse + source, mask=here < end, other=float("-inf"))
+        item_block = tl.load(items + item * 5 + 4, mask=here < end, other=-1)
         spread = tl.where(item_block[:, None] == block[None, :], lse[:, None], float("-inf"))
         new_most = tl.maximum(most, tl.max(spread, 0))
         base = tl.where(new_most == float("-inf"), 0.0, new_most)

@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from hogwild.backends.base import LayerSpec
-from hogwild.backends.mlx.kernels.launch import CAPACITIES, TILE, Launch, choose_launch
+from hogwild.backends.mlx.kernels.launch import CAPACITIES, MAX_TOKENS, TILE, Launch, choose_launch
 from hogwild.backends.mlx.kernels.source import (
     ATTEND_MATRIX,
     ATTEND_VECTOR,
@@ -62,10 +62,14 @@ class _Work:
 
 
 class KernelAttention:
-    """One model's attention by kernels; keeps what depends on the model alone."""
+    """One model's attention by kernels; keeps what depends on the model alone.
 
-    def __init__(self, start: Starter = start_on_gpu, choose: Chooser = choose_launch) -> None:
-        self.start, self.choose = start, choose
+    span: 0, or how many tiles of a block make an item, whatever else is in the pass (see `cut_work`). The launch is
+    then that for many tokens, so that the schedule changes no bit. It costs speed.
+    """
+
+    def __init__(self, start: Starter = start_on_gpu, choose: Chooser = choose_launch, span: int = 0) -> None:
+        self.start, self.choose, self.span = start, choose, span
         self.rotary_tables = lru_cache(rotary_tables)
         self.integers = lru_cache(_integers)
         self.reals = lru_cache(_reals)
@@ -89,7 +93,8 @@ class KernelReader:
 
     def __init__(self, plan: ForwardPlan, attention: KernelAttention) -> None:
         self._plan, self._attention = plan, attention
-        self._most_tokens = max((group.num_tokens for group in plan.groups), default=1)
+        most = max((group.num_tokens for group in plan.groups), default=1)
+        self._most_tokens = MAX_TOKENS if attention.span else most
         self._num_columns = sum(group.num_columns for group in plan.groups)
         self._work: dict[tuple[int, int, bool], _Work] = {}
 
@@ -158,7 +163,12 @@ class KernelReader:
         if key not in self._work:
             query_tile, num_items, _ = key
             work: WorkList = cut_work(
-                self._plan, tile=TILE, query_tile=query_tile, num_items=num_items, by_block=by_block
+                self._plan,
+                tile=TILE,
+                query_tile=query_tile,
+                num_items=num_items,
+                by_block=by_block,
+                span=self._attention.span,
             )
             self._work[key] = _Work(pack_tables(work), work.num_items)
         return self._work[key]

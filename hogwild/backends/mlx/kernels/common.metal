@@ -32,8 +32,8 @@ struct Token {
   int position;
   int first_turn;
   int place;
-  int first_item;
-  int end_item;
+  int start;  // of its items in the order
+  int end;
 };
 
 inline Item item_at(const device int* tables, int i) {
@@ -54,6 +54,8 @@ inline Token token_at(const device int* tables, int i) {
 inline int turn_at(const device int* tables, int i) { return tables[tables[2] + i]; }
 
 inline int offset_at(const device int* tables, int i) { return tables[tables[3] + i]; }
+
+inline int listed_at(const device int* tables, int i) { return tables[tables[6] + i]; }
 
 inline int slot_at(const device int* tables, int column) { return tables[tables[4] + column]; }
 

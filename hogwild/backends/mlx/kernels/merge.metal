@@ -11,8 +11,8 @@ const ulong row = ulong(head / group_size) * stored_rows + token.place * group_s
 const ulong step = ulong(kv_heads) * stored_rows;
 
 float best = LOWEST;
-for (int i = token.first_item + int(lane); i < token.end_item; i += LANES) {
-  best = max(best, partial_lse[row + i * step]);
+for (int i = token.start + int(lane); i < token.end; i += LANES) {
+  best = max(best, partial_lse[row + listed_at(tables, i) * step]);
 }
 best = simd_max(best);
 
@@ -21,16 +21,18 @@ UNROLL
 for (int e = 0; e < FEATURES; e++) {
   sum[e] = 0.0f;
 }
-for (int first = token.first_item; first < token.end_item; first += LANES) {
-  const int count = min(LANES, token.end_item - first);
+for (int first = token.start; first < token.end; first += LANES) {
+  const int count = min(LANES, token.end - first);
+  const int item = int(lane) < count ? listed_at(tables, first + int(lane)) : 0;
   float share = 0.0f;
   if (int(lane) < count) {
-    const float lse = partial_lse[row + (first + lane) * step];
+    const float lse = partial_lse[row + item * step];
     share = lse == -INFINITY ? 0.0f : precise::exp(lse - best);
   }
   total += simd_sum(share);
   for (int i = 0; i < count; i++) {
     const float weight = simd_broadcast(share, ushort(i));
+    const int source = simd_broadcast(item, ushort(i));
     if (weight == 0.0f) {
       continue;
     }
@@ -38,7 +40,7 @@ for (int first = token.first_item; first < token.end_item; first += LANES) {
     for (int e = 0; e < FEATURES; e++) {
       const int feature = int(lane) + LANES * e;
       if (feature < value_dim) {
-        sum[e] += weight * partial[(row + (first + i) * step) * value_dim + feature];
+        sum[e] += weight * partial[(row + source * step) * value_dim + feature];
       }
     }
   }

@@ -10,11 +10,11 @@ const ulong at = (ulong(token_index) * num_heads + head) * num_blocks;
 for (int b = 0; b < num_blocks; b++) {
   by_block[at + b] = -INFINITY;
 }
-for (int i = token.first_item; i < token.end_item;) {
-  const int block = item_at(tables, i).block;
+for (int i = token.start; i < token.end;) {
+  const int block = item_at(tables, listed_at(tables, i)).block;
   float best = LOWEST, total = 0.0f;
-  for (; i < token.end_item && item_at(tables, i).block == block; i++) {
-    const float lse = partial_lse[row + i * step];
+  for (; i < token.end && item_at(tables, listed_at(tables, i)).block == block; i++) {
+    const float lse = partial_lse[row + listed_at(tables, i) * step];
     if (lse == -INFINITY) {
       continue;
     }

@@ -16,9 +16,9 @@ _LOW = 1024  # 2 ** LOW_BITS of common.metal
 def pack_tables(work: WorkList) -> mx.array:
     """A work list as one int32 array: where each table starts, then the tables.
 
-    The order of the starts is that of `common.metal`: items, segments, turns, offsets, column slots, tokens.
+    The order of the starts is that of `common.metal`: items, segments, turns, offsets, column slots, tokens, order.
     """
-    parts = [work.items, work.segments, work.turns, work.offsets, work.column_slots, work.tokens]
+    parts = [work.items, work.segments, work.turns, work.offsets, work.column_slots, work.tokens, work.order]
     start = HEADER + np.cumsum([0, *(part.size for part in parts)])
     header = np.zeros(HEADER, dtype=np.int32)
     header[: len(parts)] = start[:-1]
