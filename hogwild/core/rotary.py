@@ -27,6 +27,7 @@ _LOW = 1 << _LOW_BITS
 
 FloatArray = NDArray[np.floating[Any]]
 _Config = Mapping[str, Any]
+_Integers = NDArray[np.integer[Any]]
 _Rule = tuple[NDArray[np.float64], float]  # frequencies and attention factor
 
 
@@ -70,12 +71,20 @@ class OffsetTable:
         self._high = _Phases(np.arange(-MAX_OFFSET, MAX_OFFSET + 1, _LOW), spec)
         self._low = _Phases(np.arange(_LOW), spec)
 
-    def __call__(self, offsets: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(self, offsets: _Integers) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """cos and sin of `offsets * inv_freq`, each `[*offsets.shape, num_dims/2]` float32."""
-        assert not offsets.size or np.abs(offsets).max() <= MAX_OFFSET, "offset beyond 2^20"
-        phases = self._high.take((offsets + MAX_OFFSET) >> _LOW_BITS)
-        phases *= self._low.take(offsets & (_LOW - 1))
+        high, low = self.factors(offsets)
+        phases = high.take((offsets + MAX_OFFSET) >> _LOW_BITS, axis=0)
+        phases *= low.take(offsets & (_LOW - 1), axis=0)
         return phases.real.astype(np.float32), phases.imag.astype(np.float32)
+
+    def factors(self, offsets: _Integers) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+        """The tables, each `[.., num_dims/2]`; the rows that `offsets` need are filled in.
+
+        The phase of an offset is `high[(offset + MAX_OFFSET) >> 10] * low[offset & 1023]`.
+        """
+        assert not offsets.size or np.abs(offsets).max() <= MAX_OFFSET, "offset beyond 2^20"
+        return self._high.known((offsets + MAX_OFFSET) >> _LOW_BITS), self._low.known(offsets & (_LOW - 1))
 
 
 class _Phases:
@@ -86,14 +95,14 @@ class _Phases:
         self._values = np.empty((len(positions), len(spec.inv_freq)), dtype=np.complex128)
         self._known = np.zeros(len(positions), dtype=np.bool_)
 
-    def take(self, which: NDArray[np.int64]) -> NDArray[np.complex128]:
-        """Those of `positions[which]`, `[*which.shape, num_dims/2]`."""
+    def known(self, which: _Integers) -> NDArray[np.complex128]:
+        """All of them, `[len(positions), num_dims/2]`; those of `positions[which]` are right."""
         known = self._known[which]
         if not known.all():
             new = np.unique(which[~known])
             self._values.real[new], self._values.imag[new] = exact_angles(self._positions[new], self._spec)
             self._known[new] = True
-        return self._values.take(which, axis=0)
+        return self._values
 
 
 def turn(x: FloatArray, cos: FloatArray, sin: FloatArray, spec: RotarySpec) -> FloatArray:

@@ -25,6 +25,7 @@ from hogwild.backends.cuda.pool import KVPool  # noqa: E402
 from hogwild.backends.options import LoadOptions  # noqa: E402
 from hogwild.conformance import native  # noqa: E402
 from hogwild.conformance.cases import AttentionCase, attention_case  # noqa: E402
+from hogwild.conformance.kit.schedule import PARTS, rejoined  # noqa: E402
 from hogwild.conformance.native import native_answer  # noqa: E402
 from hogwild.conformance.torch_pool import case_pool  # noqa: E402
 from hogwild.conformance.verdict import judge, typical_ratio  # noqa: E402
@@ -62,6 +63,19 @@ def test_generated_cases(library: Library, threads: int, monkeypatch: pytest.Mon
         verdicts.append(judge(case, native_answer(case), dtype="float32"))
     assert [(verdict.case, verdict.problems) for verdict in verdicts if not verdict.passed] == []
     assert typical_ratio(verdicts) <= 1
+
+
+def test_the_schedule_changes_no_bit(library: Library, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statement L0, with items of few keys and chunks of few tokens."""
+    monkeypatch.setattr(native_attention, "TILE", 8)
+    monkeypatch.setattr(native_attention, "SPAN", threads)
+    for seed in range(threads, 30, 3):
+        case = attention_case(seed, max_length=100, max_work=1e5, kv_dtype="int8" if seed % 4 == 0 else "auto")
+        monkeypatch.setattr(native_attention, "MAX_ROWS", 64)
+        output = native_answer(case)
+        monkeypatch.setattr(native_attention, "MAX_ROWS", 8)
+        for name, passes in PARTS.items():
+            np.testing.assert_array_equal(rejoined(case, passes(case), native_answer), output, name)
 
 
 def fenced(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

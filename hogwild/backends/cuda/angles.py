@@ -34,6 +34,10 @@ class AngleTables:
         """The feature that each feature is paired with, `[D]`."""
         return self._partners[rotation]
 
+    def offset_table(self, spec: RotarySpec) -> OffsetTable:
+        """The angles of one way to turn, in float32."""
+        return self._tables[spec]
+
     def to_device(self, array: NDArray[Any]) -> Tensor:
         """A numpy array as a tensor on the device."""
         return torch.from_numpy(np.array(array)).to(self._device)
@@ -42,7 +46,7 @@ class AngleTables:
         """cos and signed sin of `offsets [...]`, each `[..., D]`; float32, for float64 models float64."""
         spec, key_dim = rotation
         cos, sin = self._tables[spec](offsets) if self._tables else exact_angles(offsets, spec)
-        first, second = _pairs(spec)
+        first, second = pairs_of(spec)
         full_cos = np.ones((*offsets.shape, key_dim), cos.dtype)
         full_sin = np.zeros_like(full_cos)
         full_cos[..., first], full_cos[..., second] = cos, cos
@@ -55,7 +59,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, partners: Tensor) -> Tensor:
     return torch.addcmul(x * cos, x.index_select(-1, partners), sin)
 
 
-def _pairs(spec: RotarySpec) -> tuple[IntArray, IntArray]:
+def pairs_of(spec: RotarySpec) -> tuple[IntArray, IntArray]:
     """The first and the second feature of each pair."""
     pairs = np.arange(len(spec.inv_freq))
     if spec.pairing == "half":
@@ -65,7 +69,7 @@ def _pairs(spec: RotarySpec) -> tuple[IntArray, IntArray]:
 
 def _partners(rotation: Rotation) -> IntArray:
     spec, key_dim = rotation
-    first, second = _pairs(spec)
+    first, second = pairs_of(spec)
     partners = np.arange(key_dim)
     partners[first], partners[second] = second, first
     return partners

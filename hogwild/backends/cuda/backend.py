@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,16 +16,17 @@ from torch import Tensor, nn
 
 from hogwild.backends.base import Backend, BackendInfo, ForwardResult, LayerSpec, ModelSpec
 from hogwild.backends.cuda.angles import AngleTables
-from hogwild.backends.cuda.attention import ATTENTION_NAME, PASS_KEYWORD, Pass, SharedPass, register_attention
-from hogwild.backends.cuda.certify import certify_layers, refused
+from hogwild.backends.cuda.attention import PASS_KEYWORD, Pass, SharedPass, register_attention
+from hogwild.backends.cuda.certify import certify_layers
 from hogwild.backends.cuda.channel import device_of, open_channel
 from hogwild.backends.cuda.compiled import CompiledModel
 from hogwild.backends.cuda.device_plan import to_device_plan
+from hogwild.backends.cuda.facts import context_size_of, decoder_layers, model_spec, use_blocks
 from hogwild.backends.cuda.graphs import BUCKETS, CudaCapture, DecodeGraphs, SampleGraphs
 from hogwild.backends.cuda.kernels import why_no_kernel
 from hogwild.backends.cuda.loading import load_model, quiet
 from hogwild.backends.cuda.native import why_no_native
-from hogwild.backends.cuda.native.attention import MAX_TOKENS, NativeAttention
+from hogwild.backends.cuda.native.attention import NativeAttention
 from hogwild.backends.cuda.native.library import BuildError, Library, shared_library
 from hogwild.backends.cuda.native.linear import FewRows
 from hogwild.backends.cuda.pool import KVPool
@@ -38,7 +38,6 @@ from hogwild.backends.options import LoadOptions
 from hogwild.backends.parallel import follow, lead
 from hogwild.backends.ranks import Ranks, find_ranks
 from hogwild.core.plan import ForwardPlan
-from hogwild.core.rotary import MAX_OFFSET
 from hogwild.core.sampling import SampleRequest, SampleResult
 from hogwild.errors import OptionError
 from hogwild.models.checkpoint import Checkpoint
@@ -94,18 +93,18 @@ class TorchBackend:
         register_attention()
         with quiet():
             config = model.config.get_text_config()  # type: ignore[union-attr,operator]
-            _use_blocks(model, config.model_type)
-            context_size = _context_size(config)
+            use_blocks(model, config.model_type)
+            context_size = context_size_of(config)
             modules, layers, num_heads = certify_layers(model, config, context_size)
         first = next(model.parameters())
         self.model, self._dtype, self._device = model, first.dtype, first.device
-        self._decoder_layers = _decoder_layers(model, modules)
+        self._decoder_layers = decoder_layers(model, modules)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._tables = AngleTables(layers, first.dtype, first.device)
         self._workspace = Workspace()
         options = options or LoadOptions()
         kv_bytes = KVPool(layers, first.dtype, first.device, options.kv_dtype).bytes_per_token
-        self._spec = replace(_model_spec(model, config, layers, context_size, kv_bytes), num_heads=num_heads)
+        self._spec = replace(model_spec(model, config, layers, context_size, kv_bytes), num_heads=num_heads)
         self._has_kernels = _wants_triton(options, layers, first.dtype, first.device)
         self._library = None if self._has_kernels else _native_library(options, first.dtype, first.device)
         self._few_rows = None if self._library is None else FewRows(model, self._library)
@@ -216,7 +215,7 @@ class TorchBackend:
             self._kernels.load(plan)
             wanted = self._tables.to_device(plan.logit_tokens)
             return run(self._kernels.token_ids, self._kernels.positions, self._kernels.start(), wanted)
-        if self._native is not None and plan.num_tokens <= MAX_TOKENS:
+        if self._native is not None:
             is_compiled = self._compiled is not None and not as_it_is  # it would be compiled again for other layers
             with contextlib.nullcontext() if self._few_rows is None or is_compiled else self._few_rows.applied():
                 native = self._native.start(plan)
@@ -301,57 +300,8 @@ def _compiled(model: nn.Module, modules: Sequence[nn.Module], options: LoadOptio
     return CompiledModel(model, modules) if options.compile else None
 
 
-def _use_blocks(model: Any, family: str) -> None:
-    """Make the model's attention ours, or `ModelRefused` if it is of a kind that cannot be changed."""
-    model.set_attn_implementation(ATTENTION_NAME)
-    if model.config.get_text_config()._attn_implementation != ATTENTION_NAME:
-        raise refused(0, f"{family}: it does not use transformers' attention interface")
-
-
-def _context_size(config: Any) -> int:
-    size = getattr(config, "max_position_embeddings", None)
-    if not isinstance(size, int) or size < 1:
-        raise refused(None, f"{config.model_type}: its config does not say how long its context is")
-    return min(size, MAX_OFFSET)
-
-
-def _decoder_layers(model: nn.Module, attention: Sequence[nn.Module]) -> list[nn.Module]:
-    """The module of the model's list of layers that each attention module lies in."""
-    modules = dict(model.named_modules())
-    names = {module: name for name, module in modules.items()}
-    found = []
-    for index, module in enumerate(attention):
-        match = re.match(r"(.*?\.\d+)\.", names[module] + ".")
-        if match is None:
-            raise refused(index, "its attention does not lie in a numbered list of layers", got=names[module])
-        found.append(modules[match[1]])
-    return found
-
-
 def _keep_output(outputs: list[Tensor]) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
         outputs.append((output[0] if isinstance(output, tuple) else output).flatten(0, -2))
 
     return hook
-
-
-def _model_spec(model: Any, config: Any, layers: tuple[LayerSpec, ...], context_size: int, kv_bytes: int) -> ModelSpec:
-    return ModelSpec(
-        family=config.model_type,
-        num_layers=config.num_hidden_layers,
-        num_heads=config.num_attention_heads,
-        hidden_size=config.hidden_size,
-        vocab_size=config.vocab_size,
-        context_size=context_size,
-        num_parameters=model.num_parameters(),
-        kv_bytes_per_token=kv_bytes,
-        layers=layers,
-        weight_bytes=sum(parameter.nbytes for parameter in model.parameters()),
-        lookup_bytes=_lookup_bytes(model),
-    )
-
-
-def _lookup_bytes(model: Any) -> int:
-    """Bytes of the embedding, unless the output layer multiplies with the very same array."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    return 0 if head is not None and head.weight is embedding.weight else int(embedding.weight.nbytes)

@@ -152,9 +152,7 @@ def _cuda() -> Iterator[Target]:
         most_work = 4000.0 if interpreted else np.inf
         yield Target("cuda", "triton", device, lambda case: _triton_answer(case, device), most_work=most_work)
     if device == "cpu" and not interpreted and _has_native():
-        yield Target(
-            "cuda", "c++", device, native_answer, arithmetic="float32", promises=frozenset({"repeat", "pages"})
-        )
+        yield Target("cuda", "c++", device, native_answer, arithmetic="float32", promises=frozenset(PARTS))
 
 
 def _has_triton() -> bool:

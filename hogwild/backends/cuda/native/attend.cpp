@@ -4,6 +4,9 @@
 // places of the values of up to COLUMNS keys, of as many runs as it takes, are gathered in a tile, and then softmax and
 // the sum of values run over the whole tile. So short runs cost little more than long ones. A query is turned once for
 // each run. Partial sums of the items are added up by their largest scores.
+//
+// Who else is in the pass changes no bit of a row: tiles begin at fixed places of the item, a row's numbers are computed
+// in one order whatever rows stand beside it, and a key that it does not see adds an exact zero.
 
 #include <algorithm>
 #include <cmath>
@@ -23,7 +26,7 @@ struct Layer {
   const void* keys;      // [kv_heads, slots, Dk] float32, or codes with scales
   const void* values;    // [kv_heads, slots, Dv]
   const float *key_scales, *value_scales;  // [kv_heads, slots], null: no codes
-  const int32_t *tokens, *items, *segments, *turns, *column_slots;  // see WorkList
+  const int32_t *tokens, *items, *order, *segments, *turns, *column_slots;  // see WorkList
   const float *cos, *sin;   // [turns, Dk], times the scale; sin is signed. null: the layer does not turn
   const int64_t* partners;  // [Dk]
   const float* sinks;       // [H] or null
@@ -44,21 +47,24 @@ class Item {
         values_(static_cast<const T*>(layer.values) + head * layer.slots * layer.value_dim),
         key_scales_(layer.key_scales ? layer.key_scales + head * layer.slots : nullptr),
         value_scales_(layer.value_scales ? layer.value_scales + head * layer.slots : nullptr), turned_(rows_ * padded_),
-        plain_(rows_ * layer.key_dim), swapped_(rows_ * layer.key_dim), scores_(rows_ * STRIDE), reach_(rows_), most_(rows_, NOTHING), total_(rows_ * LANES), sums_(rows_ * layer.value_dim) {
+        plain_(rows_ * padded_),
+        swapped_(rows_ * padded_), scores_(rows_ * STRIDE), reach_(info_[1]), most_(rows_, NOTHING), total_(rows_ * LANES), sums_(rows_ * layer.value_dim) {
     for (int64_t r = 0; r < rows_; ++r) copy_query(r);
   }
 
   void compute() {
+    const int64_t first_column = layer_.segments[info_[2] * 5 + 3];
     for (int64_t s = info_[2], run = -1; s < info_[3]; ++s) {
       const int32_t* segment = layer_.segments + s * 5;
       if (segment[0] != run) begin_run(run = segment[0]);
       const int64_t index = segment[1], end = index + segment[4];
-      int64_t low = end, high = index;  // the keys that some row sees
-      for (int64_t r = 0; r < rows_; ++r) {
-        low = std::min<int64_t>(low, std::max<int64_t>(index, reach_[r] - layer_.window + 1));
-        high = std::max<int64_t>(high, std::min<int64_t>(end, reach_[r] + 1));
+      int64_t low = end, high = index;  // the keys that some token sees
+      for (const int64_t reach : reach_) {
+        low = std::min(low, std::max(index, reach - layer_.window + 1));
+        high = std::max(high, std::min(end, reach + 1));
       }
       const int64_t column = segment[3] - index;
+      if (low < high) low = begin_at(low, index, segment[3] - first_column);
       for (int64_t i = low; i < high;) {
         const int64_t stop = std::min(high, i + COLUMNS - filled_);
         score(column, i, stop);
@@ -78,28 +84,40 @@ class Item {
   }
 
  private:
-  // A query, scaled if it is not turned, and with the features of each pair in each other's place.
-  void copy_query(int64_t r) {
-    const int64_t dim = layer_.key_dim, token = info_[0] + r / group_, head = head_ * group_ + r % group_;
-    const float* x = layer_.queries + token * layer_.token_stride + head * layer_.head_stride;
-    for (int64_t d = 0; d < dim; ++d) plain_[r * dim + d] = x[d];
-    for (int64_t d = 0; d < dim; ++d)
-      if (layer_.cos) swapped_[r * dim + d] = x[layer_.partners[d]];
-      else turned_[r * padded_ + d] = x[d] * layer_.scale;
+  // Where to begin so that tiles lie where they lie when every key of the item is seen. Key `index` of the run, which is
+  // key number `before` of the item, comes next; `low` is the first one that somebody sees.
+  int64_t begin_at(int64_t low, int64_t index, int64_t before) {
+    const int64_t tile = (before + low - index) / COLUMNS * COLUMNS;
+    if (tile <= before) return index;
+    if (filled_) flush();
+    return index + tile - before;
   }
 
-  // Turns the queries for a run, and finds how far into it each row sees.
+  // A query, scaled if it is not turned, and with the features of each pair in each other's place.
+  void copy_query(int64_t r) {
+    const int64_t token = info_[0] + r / group_, head = head_ * group_ + r % group_;
+    const float* x = layer_.queries + token * layer_.token_stride + head * layer_.head_stride;
+    for (int64_t d = 0; d < layer_.key_dim; ++d) {
+      plain_[r * padded_ + d] = x[d];
+      if (layer_.cos) swapped_[r * padded_ + d] = x[layer_.partners[d]];
+      else turned_[r * padded_ + d] = x[d] * layer_.scale;
+    }
+  }
+
+  // Finds how far into a run each token sees, and turns its queries for it.
   void begin_run(int64_t run) {
-    const int64_t dim = layer_.key_dim;
-    for (int64_t r = 0; r < rows_; ++r) {
-      const int32_t* about = layer_.tokens + (info_[0] + r / group_) * 5;
+    int64_t row = 0;
+    for (int64_t t = 0; t < info_[1]; ++t, row += group_) {
+      const int32_t* about = layer_.tokens + (info_[0] + t) * 5;
       const int64_t place = about[1] + run;
-      reach_[r] = int64_t{about[0]} + layer_.turns[place];
+      reach_[t] = int64_t{about[0]} + layer_.turns[place];
       if (!layer_.cos) continue;
-      const float *x = &plain_[r * dim], *y = &swapped_[r * dim];
-      const float *cos = layer_.cos + place * dim, *sin = layer_.sin + place * dim;
-      float* __restrict to = &turned_[r * padded_];
-      for (int64_t d = 0; d < dim; ++d) to[d] = x[d] * cos[d] + y[d] * sin[d];
+      const float *cos = layer_.cos + place * layer_.key_dim, *sin = layer_.sin + place * layer_.key_dim;
+      each_vector(layer_.key_dim, [&](int64_t d, auto load_angle) {
+        const vec c = load_angle(cos + d), s = load_angle(sin + d);
+        for (int64_t at = row * padded_ + d; at < (row + group_) * padded_; at += padded_)
+          store(&turned_[at], load(&plain_[at]) * c + load(&swapped_[at]) * s);
+      });
     }
   }
 
@@ -116,7 +134,8 @@ class Item {
         if (k < count) slots_[filled_ + k] = slot;
       }
       prefetch(column + i + AHEAD);
-      score_rows(at, &scores_[filled_]);
+      if (count > 2) score_rows<KEYS, LANES / KEYS>(at, &scores_[filled_]);
+      else score_rows<2, 6>(at, &scores_[filled_]);
       filled_ += count;
     }
     if (key_scales_) scale_scores(start);
@@ -134,16 +153,16 @@ class Item {
     }
   }
 
-  // As many rows at once as there are lanes for. Scores of keys that are there twice are overwritten, or never read.
-  template <int N = LANES / KEYS>
+  // Up to N rows at once. Scores of keys that are there twice are overwritten, or never read.
+  template <int K, int N>
   void score_rows(const T* const* keys, float* to, int64_t row = 0) {
     for (; row + N <= rows_; row += N) {
       float flat[LANES];
-      store(flat, dot_block<N, KEYS>(&turned_[row * padded_], padded_, keys, layer_.key_dim));
-      for (int r = 0; r < N; ++r) std::memcpy(to + (row + r) * STRIDE, flat + r * KEYS, KEYS * sizeof(float));
+      store(flat, dot_block<N, K>(&turned_[row * padded_], padded_, keys, layer_.key_dim));
+      for (int r = 0; r < N; ++r) std::memcpy(to + (row + r) * STRIDE, flat + r * K, K * sizeof(float));
     }
     if constexpr (N > 1)
-      if (row < rows_) score_rows<N - 1>(keys, to, row);
+      if (row < rows_) score_rows<K, (N > 4 ? N / 2 : N - 1)>(keys, to, row);
   }
 
   void scale_scores(int start) {
@@ -159,14 +178,16 @@ class Item {
       }
   }
 
-  // Rows whose reach ends before a key, or began after it, do not see it.
+  // Tokens whose reach ends before a key, or began after it, do not see it. Key `first` is column `start` of the tile.
   void hide(int64_t first, int start) {
-    for (int64_t r = 0; r < rows_; ++r) {
-      const int64_t to = std::max<int64_t>(0, reach_[r] - layer_.window + 1 - first);
-      const int64_t from = std::max<int64_t>(0, reach_[r] + 1 - first);
-      float* scores = &scores_[r * STRIDE];
-      for (int64_t c = start; c < std::min<int64_t>(filled_, start + to); ++c) scores[c] = NOTHING;
-      for (int64_t c = start + from; c < filled_; ++c) scores[c] = NOTHING;
+    for (int64_t t = 0; t < info_[1]; ++t) {
+      const int64_t from = std::clamp<int64_t>(start + reach_[t] - layer_.window + 1 - first, start, filled_);
+      const int64_t to = std::clamp<int64_t>(start + reach_[t] + 1 - first, start, filled_);
+      if (from == start && to == filled_) continue;
+      for (float *scores = &scores_[t * group_ * STRIDE], *end = scores + group_ * STRIDE; scores < end; scores += STRIDE) {
+        std::fill(scores + start, scores + from, NOTHING);
+        std::fill(scores + to, scores + filled_, NOTHING);
+      }
     }
   }
 
@@ -262,8 +283,8 @@ void merge(const Layer& layer, int64_t token, int64_t head) {
   float *out = layer.out + (token * layer.num_heads + head) * dim;
   float most = layer.sinks ? layer.sinks[head] : NOTHING, total = layer.sinks ? 1.0f : 0.0f;
   std::fill(out, out + dim, 0.0f);
-  for (int64_t item = about[3]; item < about[4]; ++item) {
-    const float* part = layer.partial + (item * layer.kv_heads + head / group) * size;
+  for (int64_t nth = about[3]; nth < about[4]; ++nth) {
+    const float* part = layer.partial + (layer.order[nth] * layer.kv_heads + head / group) * size;
     const float part_most = part[layer.max_rows * dim + row], part_total = part[layer.max_rows * (dim + 1) + row];
     const float largest = std::max(most, part_most);
     const float shrink = most == NOTHING ? 0.0f : std::exp(most - largest);

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +17,7 @@ from hogwild.core.plan import ForwardPlan
 from hogwild.core.rotary import NO_ROTARY
 from hogwild.core.work import WorkList, cut_work
 
-MAX_TOKENS = 32  # of a pass; products of matrices serve longer ones better
-TILE = 64  # keys; items are cut between tiles
+TILE, SPAN = 64, 16  # keys, and tiles of a block in an item: enough items for many threads, all of them large
 MAX_ROWS = 96  # query rows of an item, whose sums stay in cache
 _ENDLESS = 1 << 30
 
@@ -36,14 +33,12 @@ class NativeAttention:
     ) -> None:
         self.library, self.pool, self.layers, self.num_heads, self.tables = library, pool, layers, num_heads, tables
         self.group_size = max(num_heads // layer.num_kv_heads for layer in layers)
-        self._kv_heads = min(layer.num_kv_heads for layer in layers)
 
     def start(self, plan: ForwardPlan) -> NativePass:
         """A pass by that plan."""
-        threads = torch.get_num_threads()
         query_tile = max(1, MAX_ROWS // self.group_size)
-        num_items = threads // math.gcd(threads, self._kv_heads)
-        return NativePass(self, plan, cut_work(plan, tile=TILE, query_tile=query_tile, num_items=num_items), query_tile)
+        work = cut_work(plan, tile=TILE, query_tile=query_tile, num_items=1, span=SPAN)
+        return NativePass(self, plan, work, query_tile)
 
 
 @dataclass(slots=True)
@@ -91,6 +86,7 @@ class NativePass:
             value_scales=_address(values.scales),
             tokens=work.tokens.ctypes.data,
             items=work.items.ctypes.data,
+            order=work.order.ctypes.data,
             segments=work.segments.ctypes.data,
             turns=work.turns.ctypes.data,
             column_slots=work.column_slots.ctypes.data,
@@ -122,11 +118,11 @@ class NativePass:
         """cos and signed sin, times the scale, of each offset `[.., Dk]`, and the features' partners."""
         if layer.rotary == NO_ROTARY:
             return None, None, None
-        rotation = (layer.rotary, layer.key_dim)
+        rotation, tables, library = (layer.rotary, layer.key_dim), self.kernels.tables, self.kernels.library
         if (rotation, scale) not in self._angles:
-            cos, sin = self.kernels.tables(self.work.offsets.astype(np.int64), rotation)
-            self._angles[rotation, scale] = cos * scale, sin * scale
-        return *self._angles[rotation, scale], self.kernels.tables.partners(rotation)
+            table = tables.offset_table(layer.rotary)
+            self._angles[rotation, scale] = library.angles(self.work.offsets, table, layer.key_dim, scale)
+        return *self._angles[rotation, scale], tables.partners(rotation)
 
 
 def _address(tensor: Tensor | None) -> int | None:

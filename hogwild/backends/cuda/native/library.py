@@ -9,14 +9,23 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from ctypes import c_float, c_int64, c_void_p
+from ctypes import c_double, c_float, c_int64, c_void_p
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hogwild.backends.cuda.angles import pairs_of
+from hogwild.core.blocks import Int32Array
+from hogwild.core.rotary import MAX_OFFSET, OffsetTable
+
 _HERE = Path(__file__).parent
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+_ANGLES = (
+    *(c_void_p, c_int64, c_void_p, c_void_p, c_int64),
+    *(c_void_p, c_void_p, c_int64, c_int64, c_double, c_void_p, c_void_p),
+)
 _PATIENCE = 120  # seconds for a build, which takes a few
 
 
@@ -29,7 +38,7 @@ class Arguments(ctypes.Structure):
 
     _fields_ = [
         *((name, c_void_p) for name in ("queries", "keys", "values", "key_scales", "value_scales")),
-        *((name, c_void_p) for name in ("tokens", "items", "segments", "turns", "column_slots")),
+        *((name, c_void_p) for name in ("tokens", "items", "order", "segments", "turns", "column_slots")),
         *((name, c_void_p) for name in ("cos", "sin", "partners", "sinks", "partial", "out")),
         *((name, c_int64) for name in ("token_stride", "head_stride", "slots", "num_items", "num_tokens", "num_heads")),
         *((name, c_int64) for name in ("kv_heads", "key_dim", "value_dim", "max_rows", "window", "num_columns")),
@@ -47,12 +56,25 @@ class Library:
         self._library = _build(folder, flags)
         self._library.hogwild_attend.argtypes = (ctypes.POINTER(Arguments), c_int64)
         self._library.hogwild_attend.restype = None
+        self._library.hogwild_angles.argtypes = _ANGLES
+        self._library.hogwild_angles.restype = None
         self._library.hogwild_linear.argtypes = (c_void_p,) * 4 + (c_int64,) * 4
         self._library.hogwild_linear.restype = None
 
     def attend(self, arguments: Arguments) -> None:
         """One layer's attention."""
         self._library.hogwild_attend(arguments, torch.get_num_threads())
+
+    def angles(self, offsets: Int32Array, table: OffsetTable, dim: int, scale: float) -> tuple[Tensor, Tensor]:
+        """cos and signed sin of `offsets [n]`, times the scale, `[n, dim]` each: as `AngleTables` gives them."""
+        high, low = table.factors(offsets)
+        pairs = np.stack(pairs_of(table.spec))
+        cos, sin = torch.empty(2, len(offsets), dim).unbind()
+        self._library.hogwild_angles(
+            *(offsets.ctypes.data, len(offsets), high.ctypes.data, low.ctypes.data, MAX_OFFSET),
+            *(pairs[0].ctypes.data, pairs[1].ctypes.data, pairs.shape[1], dim, scale, cos.data_ptr(), sin.data_ptr()),
+        )
+        return cos, sin
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`x [.., K] @ weight.T + bias` for `weight [N, K]`; float32, weight and bias contiguous."""
