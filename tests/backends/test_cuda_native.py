@@ -66,11 +66,12 @@ def test_generated_cases(library: Library, threads: int, monkeypatch: pytest.Mon
 
 
 def test_the_schedule_changes_no_bit(library: Library, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statement L0, with items of few keys and chunks of few tokens."""
+    """Statement L0, with chunks of few tokens, and windows that hide whole runs from some of them."""
     monkeypatch.setattr(native_attention, "TILE", 8)
-    monkeypatch.setattr(native_attention, "SPAN", threads)
-    for seed in range(threads, 30, 3):
-        case = attention_case(seed, max_length=100, max_work=1e5, kv_dtype="int8" if seed % 4 == 0 else "auto")
+    monkeypatch.setattr(native_attention, "SPAN", (1, 100, 9)[threads - 1])
+    for seed in range(threads, 45, 3):
+        case = attention_case(seed, max_length=100, max_work=3e4, kv_dtype="int8" if seed % 4 == 0 else "auto")
+        case = replace(case, window=(None, 3, 30, 64, 90)[seed % 5])
         monkeypatch.setattr(native_attention, "MAX_ROWS", 64)
         output = native_answer(case)
         monkeypatch.setattr(native_attention, "MAX_ROWS", 8)

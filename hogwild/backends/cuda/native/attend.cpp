@@ -1,12 +1,12 @@
-// Attention over shared blocks on a CPU, in float32: the contract of the Triton and Metal kernels, by the same work list.
+// Attention over shared blocks on a CPU, in float32: the contract of the Triton and Metal kernels, by their work list.
 //
 // An item is computed for one kv head at a time. Its keys are scored in place, each for all rows; the scores and the
 // places of the values of up to COLUMNS keys, of as many runs as it takes, are gathered in a tile, and then softmax and
 // the sum of values run over the whole tile. So short runs cost little more than long ones. A query is turned once for
 // each run. Partial sums of the items are added up by their largest scores.
 //
-// Who else is in the pass changes no bit of a row: tiles begin at fixed places of the item, a row's numbers are computed
-// in one order whatever rows stand beside it, and a key that it does not see adds an exact zero.
+// Who else is in the pass changes no bit of a row: tiles begin at fixed places of the item, a row's numbers are
+// computed in one order whatever rows stand beside it, and a key that it does not see adds an exact zero.
 
 #include <algorithm>
 #include <cmath>
@@ -46,9 +46,9 @@ class Item {
         keys_(static_cast<const T*>(layer.keys) + head * layer.slots * layer.key_dim),
         values_(static_cast<const T*>(layer.values) + head * layer.slots * layer.value_dim),
         key_scales_(layer.key_scales ? layer.key_scales + head * layer.slots : nullptr),
-        value_scales_(layer.value_scales ? layer.value_scales + head * layer.slots : nullptr), turned_(rows_ * padded_),
-        plain_(rows_ * padded_),
-        swapped_(rows_ * padded_), scores_(rows_ * STRIDE), reach_(info_[1]), most_(rows_, NOTHING), total_(rows_ * LANES), sums_(rows_ * layer.value_dim) {
+        value_scales_(layer.value_scales ? layer.value_scales + head * layer.slots : nullptr),
+        turned_(rows_ * padded_), plain_(rows_ * padded_), swapped_(rows_ * padded_), scores_(rows_ * STRIDE),
+        reach_(info_[1]), most_(rows_, NOTHING), total_(rows_ * LANES), sums_(rows_ * layer.value_dim) {
     for (int64_t r = 0; r < rows_; ++r) copy_query(r);
   }
 
@@ -63,13 +63,13 @@ class Item {
         low = std::min(low, std::max(index, reach - layer_.window + 1));
         high = std::max(high, std::min(end, reach + 1));
       }
-      const int64_t column = segment[3] - index;
-      if (low < high) low = begin_at(low, index, segment[3] - first_column);
+      const int64_t column = segment[3] - index, nth = column - first_column;  // of key i: + i, the latter in the item
+      if (low < high) low = std::max(index, (nth + low) / COLUMNS * COLUMNS - nth);  // a tile is there from its start
       for (int64_t i = low; i < high;) {
+        go_to(nth + i, layer_.column_slots[column + i]);
         const int64_t stop = std::min(high, i + COLUMNS - filled_);
         score(column, i, stop);
         i = stop;
-        if (filled_ == COLUMNS) flush();
       }
     }
     if (filled_) flush();
@@ -84,13 +84,16 @@ class Item {
   }
 
  private:
-  // Where to begin so that tiles lie where they lie when every key of the item is seen. Key `index` of the run, which is
-  // key number `before` of the item, comes next; `low` is the first one that somebody sees.
-  int64_t begin_at(int64_t low, int64_t index, int64_t before) {
-    const int64_t tile = (before + low - index) / COLUMNS * COLUMNS;
-    if (tile <= before) return index;
-    if (filled_) flush();
-    return index + tile - before;
+  // Makes key number `nth` of the item the next one of its tile: tiles lie where they lie when every key is seen. Keys
+  // before it that nobody sees are hidden, and stand in `slot`, which somebody wrote.
+  void go_to(int64_t nth, int64_t slot) {
+    const int64_t start = nth / COLUMNS * COLUMNS;
+    if (filled_ && tile_ != start) flush();
+    tile_ = start;
+    for (; filled_ < nth - start; ++filled_) {
+      slots_[filled_] = slot;
+      for (int64_t r = 0; r < rows_; ++r) scores_[r * STRIDE + filled_] = NOTHING;
+    }
   }
 
   // A query, scaled if it is not turned, and with the features of each pair in each other's place.
@@ -184,7 +187,8 @@ class Item {
       const int64_t from = std::clamp<int64_t>(start + reach_[t] - layer_.window + 1 - first, start, filled_);
       const int64_t to = std::clamp<int64_t>(start + reach_[t] + 1 - first, start, filled_);
       if (from == start && to == filled_) continue;
-      for (float *scores = &scores_[t * group_ * STRIDE], *end = scores + group_ * STRIDE; scores < end; scores += STRIDE) {
+      for (int64_t r = t * group_; r < (t + 1) * group_; ++r) {
+        float* scores = &scores_[r * STRIDE];
         std::fill(scores + start, scores + from, NOTHING);
         std::fill(scores + to, scores + filled_, NOTHING);
       }
@@ -229,7 +233,7 @@ class Item {
       for (int c = 0; c < filled_; ++c) scores[c] *= value_scales_[slots_[c]];
   }
 
-  // Adds the tile's weighted values to the sums of N rows; two vectors of features at a time, summed for the tile first.
+  // Adds the tile's weighted values to the sums of N rows; two vectors of features at a time, first within the tile.
   template <int N>
   void mix(const T* const* values, int64_t row) {
     const int64_t dim = layer_.value_dim;
@@ -272,6 +276,7 @@ class Item {
   std::vector<int64_t> reach_;
   std::vector<float> most_, total_, sums_;
   int64_t slots_[COLUMNS];
+  int64_t tile_ = 0;  // number of its first key in the item
   int filled_ = 0;
 };
 
