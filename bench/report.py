@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hogwild.bench import DecodeResult, Report, report_from_dict
 
@@ -108,7 +109,13 @@ def title(report: Report) -> str:
     gpu = machine.get("gpu")
     where = gpu.get("device_name") if isinstance(gpu, dict) else gpu
     random = ", random weights" if model["random_weights"] else ""
-    return f"{model['name']}{random}, {model['dtype']}, {_FRAMEWORKS[model['backend']]}, {where or _cpu(machine)}"
+    return f"{model['name']}{random}, {model['dtype']}, {_framework(model)}, {where or _cpu(machine)}"
+
+
+def _framework(model: Mapping[str, Any]) -> str:
+    """With the kernels, if they were taken."""
+    name, attention = _FRAMEWORKS[model["backend"]], str(model["attention"]).partition(",")[0].partition(";")[0]
+    return f"{name} with {attention}" if attention.endswith("kernels") else name
 
 
 def _cpu(machine: dict[str, object]) -> str:

@@ -72,3 +72,12 @@ def test_table_and_plot_are_written(tmp_path):
     assert script.main(["--check", *arguments]) == 0
     script.main(arguments)
     assert (tmp_path / "images" / "bench.svg").read_text() == drawn  # the same results, the same file
+
+
+def test_kernels_are_named_in_the_title():
+    found = report()
+    for attention, framework in (
+        ("C++ kernels", "NumPy with C++ kernels"),
+        ("torch operations; model compiled", "NumPy"),
+    ):
+        assert f", {framework}, " in script.title(replace(found, model={**found.model, "attention": attention}))
