@@ -17,6 +17,8 @@ KERNEL_LOG_SUM_EXP, MERGE_LOG_SUM_EXP = 1e-4, 1e-5  # tolerances of a log-sum-ex
 MAX_RATIO = 4.0
 # Beyond this score a softmax is so sharp that its error comes from a row or two that happen to be nearly tied.
 SHARP = 30.0
+# A soft cap hides large scores, which rounding moves by many units all the same: by 1,500 where scores are below SHARP.
+LOUD = 8000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,9 @@ def typical_ratio(verdicts: Iterable[Verdict]) -> float:
 
 
 def comparable(exact: Exact) -> bool:
-    """Whether scores are so small that an error can be compared with that of ordinary attention."""
-    return bool(np.abs(exact.log_sum_exp).max() < SHARP)
+    """Whether scores, before a soft cap too, are so small that an error can be compared with ordinary attention's."""
+    is_loud = exact.score_error.max() > LOUD * EPSILON[exact.dtype]
+    return bool(np.abs(exact.log_sum_exp).max() < SHARP and not is_loud)
 
 
 def _usual(ordinary: Array, exact: Exact) -> float:

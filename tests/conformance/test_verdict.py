@@ -13,7 +13,7 @@ from hogwild.conformance import sequences
 from hogwild.conformance.cases import AttentionCase, DType, attention_case
 from hogwild.conformance.oracle import exact_attention
 from hogwild.conformance.ordinary import ordinary_attention
-from hogwild.conformance.verdict import judge, typical_ratio
+from hogwild.conformance.verdict import comparable, judge, typical_ratio
 from hogwild.core.rotary import exact_angles, turn
 
 Patch = pytest.MonkeyPatch
@@ -119,3 +119,10 @@ def test_shares_of_blocks_add_up() -> None:
         assert exact.block_log_sum_exp is not None
         total = np.logaddexp.reduce(exact.block_log_sum_exp, axis=-1)
         np.testing.assert_allclose(total, exact.log_sum_exp, rtol=1e-12, atol=1e-12)
+
+
+def test_large_scores_under_a_soft_cap_are_not_compared_with_ordinary_attention() -> None:
+    cases = (attention_case(seed, max_length=40, max_work=1e4) for seed in range(200))
+    case = next(case for case in cases if case.softcap is not None and comparable(exact_attention(case, "float32")))
+    assert comparable(exact_attention(replace(case, queries=case.queries * 4), "float32"))
+    assert not comparable(exact_attention(replace(case, queries=case.queries * 10_000), "float32"))
