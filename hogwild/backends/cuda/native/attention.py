@@ -55,6 +55,7 @@ class NativePass:
     _angles: dict[tuple[Rotation, float], tuple[Tensor, Tensor]] = field(default_factory=dict)
     _write_slots: Tensor = field(init=False)
     _partial: Tensor = field(init=False)
+    _tables: dict[str, int] = field(init=False)  # arguments that all layers have in common
 
     def __post_init__(self) -> None:
         kernels, work, to_tensor = self.kernels, self.work, self.kernels.tables.to_device
@@ -63,13 +64,17 @@ class NativePass:
         rows = self.query_tile * kernels.group_size
         widest = max(layer.num_kv_heads * (layer.value_dim + 2) for layer in kernels.layers)
         self._partial = torch.empty(work.num_items * rows * widest)
+        names = ("tokens", "items", "order", "segments", "turns", "column_slots")
+        self._tables = {name: getattr(work, name).ctypes.data for name in names}
+        self._tables |= {"num_items": work.num_items, "num_tokens": self.plan.num_tokens}
+        self._tables |= {"num_columns": len(work.column_slots), "partial": self._partial.data_ptr()}
 
     def attend(
         self, module: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Mapping[str, Any]
     ) -> Tensor:
         """Write the layer's K/V, then read; `[1, T, H, Dv]`."""
         index: int = module.layer_idx  # type: ignore[assignment]
-        layer, kernels, work = self.kernels.layers[index], self.kernels, self.work
+        layer, kernels = self.kernels.layers[index], self.kernels
         kernels.pool.write(index, self._write_slots, k[0], v[0])
         keys, values = kernels.pool.stored(index)
         scaling, softcap, sinks = options.get("scaling"), options.get("softcap"), options.get("s_aux")
@@ -84,32 +89,23 @@ class NativePass:
             values=values.numbers.data_ptr(),
             key_scales=_address(keys.scales),
             value_scales=_address(values.scales),
-            tokens=work.tokens.ctypes.data,
-            items=work.items.ctypes.data,
-            order=work.order.ctypes.data,
-            segments=work.segments.ctypes.data,
-            turns=work.turns.ctypes.data,
-            column_slots=work.column_slots.ctypes.data,
             cos=_address(cos),
             sin=_address(sin),
             partners=_address(partners),
             sinks=_address(sinks),
-            partial=self._partial.data_ptr(),
             out=out.data_ptr(),
             token_stride=q.stride(2),
             head_stride=q.stride(1),
             slots=keys.numbers.shape[1],
-            num_items=work.num_items,
-            num_tokens=q.shape[2],
             num_heads=q.shape[1],
             kv_heads=layer.num_kv_heads,
             key_dim=layer.key_dim,
             value_dim=layer.value_dim,
             max_rows=self.query_tile * (q.shape[1] // layer.num_kv_heads),
             window=_ENDLESS if layer.window is None else layer.window,
-            num_columns=len(work.column_slots),
             scale=scale,
             softcap=0.0 if softcap is None else softcap,
+            **self._tables,
         )
         kernels.library.attend(arguments)
         return out
