@@ -17,7 +17,7 @@
 
 namespace {
 
-constexpr int KEYS = 4, COLUMNS = 64, STRIDE = COLUMNS + LANES, AHEAD = 32;
+constexpr int KEYS = 4, COLUMNS = 64, STRIDE = COLUMNS + LANES;
 constexpr float NOTHING = -std::numeric_limits<float>::infinity();
 
 // The arrays and numbers of one layer; shapes as in attention.py.
@@ -135,25 +135,26 @@ class Item {
         const int64_t slot = slots[i + std::min(k, count - 1)];
         at[k] = keys_ + slot * layer_.key_dim;
         if (k < count) slots_[filled_ + k] = slot;
+        fetch(values_ + slot * layer_.value_dim, layer_.value_dim);  // for when the tile is full
       }
-      prefetch(column + i + AHEAD);
       if (count > 2) score_rows<KEYS, LANES / KEYS>(at, &scores_[filled_]);
       else score_rows<2, 6>(at, &scores_[filled_]);
       filled_ += count;
+      next_ = column + i + count;
     }
     if (key_scales_) scale_scores(start);
     if (layer_.softcap > 0) cap(start);
     hide(first, start);
   }
 
-  void prefetch(int64_t column) {
-    const int64_t end = std::min(column + KEYS, layer_.num_columns);
-    for (; column < end; ++column) {
-      const int64_t slot = layer_.column_slots[column];
-      constexpr int64_t LINE = 64 / sizeof(T);
-      for (int64_t d = 0; d < layer_.key_dim; d += LINE) __builtin_prefetch(keys_ + slot * layer_.key_dim + d);
-      for (int64_t d = 0; d < layer_.value_dim; d += LINE) __builtin_prefetch(values_ + slot * layer_.value_dim + d);
-    }
+  // Some of the next tile's keys, while this one is summed.
+  void fetch_keys(int64_t first, int64_t last) const {
+    last = std::min(last, layer_.num_columns);
+    for (int64_t c = first; c < last; ++c) fetch(keys_ + layer_.column_slots[c] * layer_.key_dim, layer_.key_dim);
+  }
+
+  static void fetch(const T* x, int64_t dim) {
+    for (int64_t d = 0; d < dim; d += 64 / sizeof(T)) __builtin_prefetch(x + d);
   }
 
   // Up to N rows at once. Scores of keys that are there twice are overwritten, or never read.
@@ -199,7 +200,10 @@ class Item {
   void flush() {
     const T* at[COLUMNS];
     for (int c = 0; c < filled_; ++c) at[c] = values_ + slots_[c] * layer_.value_dim;
-    for (int64_t r = 0; r < rows_; ++r) weigh(r);
+    for (int64_t r = 0; r < rows_; ++r) {
+      weigh(r);
+      fetch_keys(next_ + r * COLUMNS / rows_, next_ + (r + 1) * COLUMNS / rows_);
+    }
     int64_t row = 0;
     for (; row + 6 <= rows_; row += 6) mix<6>(at, row);
     for (; row + 3 <= rows_; row += 3) mix<3>(at, row);
@@ -278,6 +282,7 @@ class Item {
   int64_t slots_[COLUMNS];
   int64_t tile_ = 0;  // number of its first key in the item
   int filled_ = 0;
+  int64_t next_ = 0;  // the column behind the tile
 };
 
 // The output of one token and query head: its chunk's items added up.
