@@ -58,7 +58,7 @@ class Chunk:
         start = columns.group.token_start
         self.tokens = slice(start + local.start, start + local.stop)
         self.num_tokens = local.stop - local.start
-        self.num_columns, self.num_rows = columns.num_columns, columns.group.turns.shape[0]
+        self.num_columns = columns.num_columns
         self._columns, self._local, self._keep = columns, local, keep
         self._made: dict[Hashable, Any] = {}
 
@@ -98,13 +98,13 @@ class _Limits:
 
     def row_angles(self, tokens: slice, rotation: Rotation, scale: float) -> Angles:
         rows = self._tables.to_device(self.group.token_row[tokens])
-        tables = (table[: self._num_uniform] for table in self.of_rows(rotation, scale))
+        tables = (table[: self._num_uniform] for table in self._of_rows(rotation, scale))
         cos, sin = (table.index_select(1, rows)[:, None] for table in tables)
         return cos, sin
 
     def column_angles(self, tokens: slice, rotation: Rotation, scale: float, group_size: int) -> Angles:
         rows = self._tables.to_device(np.tile(self.group.token_row[tokens], group_size))
-        tables = (table[self._num_uniform :] for table in self.of_rows(rotation, scale))
+        tables = (table[self._num_uniform :] for table in self._of_rows(rotation, scale))
         # Whole rows, then transposed: on a CPU several times faster than selecting along the last axis.
         cos, sin = (table.index_select(1, rows).transpose(1, 2).contiguous() for table in tables)
         return cos, sin
@@ -119,7 +119,7 @@ class _Limits:
         first = int(somewhere.argmax()) if somewhere.any() else self.num_columns
         return first, self._tables.to_device(hidden[:, first:])
 
-    def of_rows(self, rotation: Rotation, scale: float) -> Angles:
+    def _of_rows(self, rotation: Rotation, scale: float) -> Angles:
         """`[P, R, D]` for each piece and row."""
         if (rotation, scale) not in self._row_tables:
             cos, sin = self._tables(self._offsets, rotation)
