@@ -95,9 +95,10 @@ def rows_of(views: Sequence[View], token_ids: Sequence[int]) -> list[Row]:
 
 
 def pages_held(views: Sequence[View]) -> int:
-    """Distinct pages of all blocks once the token of the pass is stored."""
+    """Distinct pages of all blocks once the token of the pass is stored; a first token is taken to open a page."""
     distinct = {page for view in views for block in view for page in block.page_ids}
-    return len(distinct) + sum(len(view[-1]) % PAGE_SIZE == 0 for view in views)
+    ends = (int(view[-1].slots[-1]) + 1 if len(view[-1]) else 0 for view in views)
+    return len(distinct) + sum(end % PAGE_SIZE == 0 for end in ends)
 
 
 def pool_tokens(options: BenchOptions) -> int:

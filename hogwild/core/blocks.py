@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hogwild.core.pool import PagePool
+from hogwild.core.pool import Leftovers, PagePool
 from hogwild.errors import LayoutError, OptionError
 
 IntArray = NDArray[np.int64]
@@ -27,11 +27,9 @@ class Pages(Protocol):
     @property
     def pool(self) -> PagePool: ...
     @property
-    def page_size(self) -> int: ...
-    def references(self, page: int) -> int: ...
+    def leftovers(self) -> Leftovers: ...
     def allocate(self, count: int, near: int | None = None) -> list[int]: ...
-    def retain(self, pages: Iterable[int]) -> None: ...
-    def release(self, pages: Iterable[int]) -> int: ...
+    def release(self, pages: Iterable[int]) -> list[int]: ...
 
 
 class IntBuffer:
@@ -93,13 +91,14 @@ class Block:
     def __init__(self, pages: Pages, name: str = "") -> None:
         self.name = name
         self._pages = pages
-        self._held: list[int] = []  # pages, each referenced once by this block, in order of first use
-        self._held_first = IntBuffer()  # index of the first token in each held page
+        self._held: list[int] = []  # pages, in order of use, with a reference for each time that one stands here
+        self._held_first = IntBuffer()  # index of the first token in each of them
         self._slots = IntBuffer(dtype=np.int32)
         self._token_ids = IntBuffer()
         self._run_start = IntBuffer()  # index of the first token of each run
         self._run_position = IntBuffer()  # rotary position of each run's first key
         self._open = False  # whether the last run may be continued
+        self._is_forked = False  # whether another block may hold some of the slots
         self._runs_version = 0
 
     def __len__(self) -> int:
@@ -145,31 +144,25 @@ class Block:
 
     @property
     def page_ids(self) -> tuple[int, ...]:
-        """The pages that the block holds a reference to."""
+        """The pages that the block holds, once for each reference."""
         return tuple(self._held)
 
     def append(self, token_ids: Sequence[int] | IntArray) -> IntArray:
         """Add tokens at the end and return the slots for their K/V, [n]: all of them, or `PoolExhausted` and no change.
 
-        A page that somebody else holds too, or that was published, is never written: the tokens then open a new page.
+        A slot that any block holds is never written. A run goes on in its last page while nobody else has been given a
+        slot behind it, and a short one begins in what a published step has left of a page.
         """
         count, length = len(token_ids), len(self)
         if count == 0:
             return np.empty(0, dtype=np.int64)
-        size = self._pages.page_size
         tail = self._writable_tail()
         if count == 1 and tail:  # as every worker does in nearly every pass
+            self.pool.give_out(tail.start)
             self._slots.push(tail.start)
             self._token_ids.push(token_ids[0])
             return np.array([tail.start])
-        slots = list(tail[:count])
-        num_new = -(-(count - len(slots)) // size)
-        if num_new:
-            new = self._pages.allocate(num_new, self._held[-1] if self._held else None)
-            self._held += new
-            self._held_first.extend(range(length + len(tail), length + count, size))
-            slots += chain.from_iterable([range(page * size, (page + 1) * size) for page in new])
-            del slots[count:]
+        slots = self._find_slots(tail[:count], count)
         if not self._open:
             self._run_start.push(length)
             self._run_position.push(length)
@@ -182,7 +175,8 @@ class Block:
     def link(self, step: Block) -> None:
         """Publish: move all of `step`'s tokens to the end of this block and leave `step` empty.
 
-        Pages change hands; no key or value byte moves and no key is turned again.
+        Pages change hands; no key or value byte moves and no key is turned again. What the step leaves of its last
+        page goes to whoever begins a run next.
         """
         if step is self or step._pages is not self._pages:
             raise LayoutError(
@@ -190,7 +184,8 @@ class Block:
                 expected="two blocks that draw from the same pool or reservation",
                 got="one block" if step is self else "blocks of different pools or reservations",
             )
-        length = len(self)
+        length, last_page = len(self), step._held[-1:]
+        self._is_forked |= step._is_forked
         self._held += step._held
         self._held_first.extend(step._held_first.array + length)
         self._slots.extend(step.slots)
@@ -201,11 +196,13 @@ class Block:
         self._open = False
         step._forget(0)
         step._held = []
+        self._offer(last_page)
 
     def fork(self, name: str = "") -> Block:
-        """Make a block with the same content; the pages are shared, and whoever appends next opens a new page."""
+        """Make a block with the same content; pages are shared, and whoever appends second opens a new one."""
         twin = Block(self._pages, name or self.name)
-        self._pages.retain(self._held)
+        twin._is_forked = self._is_forked = len(self) > 0
+        self.pool.retain(self._held)
         twin._held = list(self._held)
         for field in ("_held_first", "_slots", "_token_ids", "_run_start", "_run_position"):
             setattr(twin, field, getattr(self, field).copy())
@@ -220,8 +217,13 @@ class Block:
             return
         keep = int(np.searchsorted(self._held_first.array, length))
         dropped, self._held = self._held[keep:], self._held[:keep]
+        begun = []
+        if not self._is_forked:
+            self._give_back(length, keep)
+            begun = dropped[:1]
         self._forget(length)
         self._pages.release(dropped)
+        self._offer(begun)  # if it was begun in what a step had left of it
 
     def clear(self) -> None:
         """Forget every token and release every page."""
@@ -231,6 +233,7 @@ class Block:
         """Shorten the arrays to `length` tokens; a run that was published is not continued afterwards."""
         runs = int(np.searchsorted(self._run_start.array, length))
         self._open = self._open and runs == self.num_runs and runs > 0
+        self._is_forked = self._is_forked and length > 0
         self._held_first.truncate(int(np.searchsorted(self._held_first.array, length)))
         self._slots.truncate(length)
         self._token_ids.truncate(length)
@@ -240,7 +243,51 @@ class Block:
         self._run_position.truncate(runs)
 
     def _writable_tail(self) -> range:
-        """The slots after the last token in its page, if this block alone may write them."""
-        if not self._open or self._pages.references(self._held[-1]) != 1:
-            return range(0)
-        return range(self._slots.last + 1, (self._held[-1] + 1) * self._pages.page_size)
+        """The slots behind the last token in its page, if the run goes on there."""
+        return self.pool.writable_after(self._slots.last) if self._open else range(0)
+
+    def _find_slots(self, tail: range, count: int) -> list[int]:
+        """`tail` and further slots, `count` in all, with their pages held: or `PoolExhausted` and no change."""
+        leftover = None if self._open else self._find_leftover(count)
+        if leftover is not None:
+            tail = self.pool.rest(leftover)[:count]
+        size, first = self.pool.page_size, len(self) + len(tail)
+        num_new = -(-(count - len(tail)) // size)
+        near = self._held[-1] if self._held else None
+        new = self._pages.allocate(num_new, near if leftover is None else leftover) if num_new else []
+        if leftover is not None:
+            self.pool.retain([leftover])
+            self._pages.leftovers.withdraw([leftover])
+            self._held.append(leftover)
+            self._held_first.push(len(self))
+        self._held += new
+        self._held_first.extend(range(first, first + num_new * size, size))
+        slots = [*tail, *chain.from_iterable([range(page * size, (page + 1) * size) for page in new])][:count]
+        for last in (*tail[-1:], slots[-1]):
+            self.pool.give_out(last)
+        return slots
+
+    def _find_leftover(self, count: int) -> int | None:
+        """The page in whose rest a run of so many tokens begins; a long one lies better in pages of its own."""
+        leftovers = self._pages.leftovers
+        page = leftovers.last
+        if page is None or count >= self.pool.page_size:
+            return None
+        if self.pool.rest(page):
+            return page
+        leftovers.withdraw([page])  # a fork of the step has gone on in it
+        return None
+
+    def _give_back(self, length: int, keep: int) -> None:
+        """Let others write the slots of the tokens from `length` on; `keep` of the held pages keep some token."""
+        starts, slots, end = self._held_first.array, self.slots, len(self)
+        for start in np.maximum(starts[max(keep - 1, 0) :], length)[::-1].tolist():
+            if start < end:
+                self.pool.take_back(range(int(slots[start]), int(slots[end - 1]) + 1))
+            end = start
+
+    def _offer(self, pages: Iterable[int]) -> None:
+        """Offer what is left of pages that are still held."""
+        for page in pages:
+            if self.pool.references(page) and self.pool.rest(page):
+                self._pages.leftovers.offer(page)

@@ -10,11 +10,36 @@ PAGE_SIZE = 16
 _FREE, _USED = b"\x01", 0
 
 
+class Leftovers:
+    """Held pages in which a published step has left slots, for whoever begins a run next."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, None] = {}
+
+    @property
+    def last(self) -> int | None:
+        """The page that was offered last, if there is one."""
+        return next(reversed(self._pages), None)
+
+    def offer(self, page: int) -> None:
+        """Somebody else may write what is left of `page`."""
+        self._pages[page] = None
+
+    def withdraw(self, pages: Iterable[int]) -> None:
+        """These pages, as far as they are on offer, are so no more."""
+        for page in pages:
+            self._pages.pop(page, None)
+
+
 class PagePool:
     """Pages `0..capacity-1`, each free or held by at least one reference.
 
     The pool starts with `num_pages` and doubles when it is full, up to `max_pages` (None: no limit). A page holds
-    `page_size` slots; slot `s` lies in page `s // page_size`.
+    `page_size` slots; slot `s` lies in page `s // page_size`. Slots of a page are given out in order: what several
+    holders have written in it lies below its first slot that was not given out.
+
+    Attributes:
+        leftovers: pages in which somebody else may go on.
     """
 
     def __init__(self, num_pages: int = 64, max_pages: int | None = None, page_size: int = PAGE_SIZE) -> None:
@@ -28,8 +53,10 @@ class PagePool:
         self.max_pages = max_pages
         self._free = bytearray(_FREE * num_pages)
         self._references = [0] * num_pages
+        self._given_out = [0] * num_pages  # slots of each page
         self._num_free = num_pages
         self._reserved = 0
+        self.leftovers = Leftovers()
 
     @property
     def pool(self) -> PagePool:
@@ -60,6 +87,31 @@ class PagePool:
         """How many holders a page has; 0 when it is free."""
         return self._references[page]
 
+    def writable_after(self, slot: int) -> range:
+        """The slots behind `slot` in its page, if a holder whose last token lies in `slot` may write them.
+
+        It may when it is the only holder, or when it was the last one that was given a slot there.
+        """
+        page, offset = divmod(slot, self.page_size)
+        if self._references[page] == 1 or self._given_out[page] == offset + 1:
+            return range(slot + 1, (page + 1) * self.page_size)
+        return range(0)
+
+    def rest(self, page: int) -> range:
+        """The slots of a held page that were not given out."""
+        return range(page * self.page_size + self._given_out[page], (page + 1) * self.page_size)
+
+    def give_out(self, slot: int) -> None:
+        """Somebody writes the slots of a page up to `slot`."""
+        page, offset = divmod(slot, self.page_size)
+        self._given_out[page] = offset + 1
+
+    def take_back(self, slots: range) -> None:
+        """The slots of one page that nobody but the caller was ever given; kept if later ones were given out."""
+        page, offset = divmod(slots.start, self.page_size)
+        if self._given_out[page] == offset + len(slots):
+            self._given_out[page] = offset
+
     def num_available(self) -> int | None:
         """Pages that can still be taken outside every reservation; None when there is no limit."""
         return None if self.max_pages is None else self.max_pages - self.num_used - self._reserved
@@ -83,6 +135,7 @@ class PagePool:
         for page in pages:
             self._free[page] = _USED
             self._references[page] = 1
+            self._given_out[page] = self.page_size  # until its holder says which one it gave out last
         self._num_free -= count
         if reserved:
             self._reserved -= count
@@ -94,16 +147,17 @@ class PagePool:
             assert self._references[page] > 0, f"page {page} is free"
             self._references[page] += 1
 
-    def release(self, pages: Iterable[int]) -> int:
-        """Drop one reference from each page and return how many became free."""
-        freed = 0
+    def release(self, pages: Iterable[int]) -> list[int]:
+        """Drop one reference from each page and return those that became free."""
+        freed = []
         for page in pages:
             assert self._references[page] > 0, f"page {page} is free"
             self._references[page] -= 1
             if self._references[page] == 0:
                 self._free[page] = _FREE[0]
-                freed += 1
-        self._num_free += freed
+                freed.append(page)
+        self._num_free += len(freed)
+        self.leftovers.withdraw(freed)
         return freed
 
     def reserve(self, count: int) -> Reservation:
@@ -125,11 +179,12 @@ class PagePool:
         if extra <= 0:
             return
         assert not any(self._references[num_pages:]), "a page that is to be forgotten is still held"
-        del self._free[num_pages:], self._references[num_pages:]
+        del self._free[num_pages:], self._references[num_pages:], self._given_out[num_pages:]
         self._num_free -= extra
 
     def check(self) -> None:
         """Assert that free + referenced pages are all pages (cheap; tests and idle engines call it)."""
+        assert len(self._free) == len(self._references) == len(self._given_out), "lists of pages differ in length"
         held = sum(1 for count in self._references if count > 0)
         assert held + self._free.count(_FREE) == self.capacity, "a page is neither free nor referenced"
         assert held == self.num_used, "the count of free pages is off"
@@ -146,6 +201,7 @@ class PagePool:
         assert extra >= missing, "a reservation promised pages that do not exist"
         self._free += _FREE * extra
         self._references += [0] * extra
+        self._given_out += [0] * extra
         self._num_free += extra
 
     def _choose(self, count: int, near: int | None) -> list[int]:
@@ -188,20 +244,12 @@ class Reservation:
         self._pool = pool
         self.count = count
         self.num_used = 0
+        self.leftovers = Leftovers()
 
     @property
     def pool(self) -> PagePool:
         """The pool that this is a share of."""
         return self._pool
-
-    @property
-    def page_size(self) -> int:
-        """Slots in a page."""
-        return self._pool.page_size
-
-    def references(self, page: int) -> int:
-        """How many holders a page has."""
-        return self._pool.references(page)
 
     def allocate(self, count: int, near: int | None = None) -> list[int]:
         """Take `count` pages of the share: all of them, or none and `PoolExhausted`."""
@@ -215,15 +263,12 @@ class Reservation:
         self.num_used += count
         return pages
 
-    def retain(self, pages: Iterable[int]) -> None:
-        """Add one reference to each page."""
-        self._pool.retain(pages)
-
-    def release(self, pages: Iterable[int]) -> int:
-        """Drop one reference from each page; what becomes free returns to the share."""
+    def release(self, pages: Iterable[int]) -> list[int]:
+        """Drop one reference from each page and return those that became free: they return to the share."""
         freed = self._pool.release(pages)
-        self.num_used -= freed
-        self._pool._reserved += freed
+        self.num_used -= len(freed)
+        self._pool._reserved += len(freed)
+        self.leftovers.withdraw(freed)
         return freed
 
     def extend(self, count: int) -> None:

@@ -147,7 +147,7 @@ class Session:
         if self.ended:
             raise OptionError("a worker cannot join a session that has ended", got=f"ended: {self.ended}")
         self.options.layout.check(len(self.workers) + 1, self.script.text_names)
-        self._pages.extend(worker_pages(self.options, self.script, self._pages.page_size))
+        self._pages.extend(worker_pages(self.options, self.script, self._pages.pool.page_size))
         return self._add_worker()
 
     def stop_worker(self, worker: Worker, reason: ev.WorkerReason = "cancelled") -> None:

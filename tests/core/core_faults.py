@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hogwild.core.blocks import Block, IntArray, IntBuffer
-from hogwild.core.pool import PagePool, Reservation
+from hogwild.core.pool import Leftovers, PagePool, Reservation
 
 Patch = pytest.MonkeyPatch
 FAULTS: dict[str, tuple[str, Callable[[Patch], None]]] = {}
@@ -43,7 +43,7 @@ def growth_loses_free_pages(patch: Patch) -> None:
 def released_pages_stay_marked_as_used(patch: Patch) -> None:
     release = PagePool.release
 
-    def forgetful(self: PagePool, pages: Iterable[int]) -> int:
+    def forgetful(self: PagePool, pages: Iterable[int]) -> list[int]:
         free = bytes(self._free)
         freed = release(self, pages)
         self._free[: len(free)] = free
@@ -96,9 +96,9 @@ def allocation_takes_what_it_can_before_it_refuses(patch: Patch) -> None:
 
 @fault("reservations add up")
 def freed_pages_do_not_return_to_the_reservation(patch: Patch) -> None:
-    def leak(self: Reservation, pages: Iterable[int]) -> int:
+    def leak(self: Reservation, pages: Iterable[int]) -> list[int]:
         freed = self._pool.release(pages)
-        self.num_used -= freed
+        self.num_used -= len(freed)
         return freed
 
     patch.setattr(Reservation, "release", leak)
@@ -113,13 +113,37 @@ def reserved_pages_are_counted_twice(patch: Patch) -> None:
 # Blocks
 
 
-@fault("published and shared pages are never written")
-def append_writes_into_a_shared_page(patch: Patch) -> None:
-    patch.setattr(PagePool, "references", lambda self, page: min(self._references[page], 1))
+@fault("slots that somebody holds are never written")
+def append_goes_on_in_a_shared_page(patch: Patch) -> None:
+    patch.setattr(
+        PagePool, "writable_after", lambda self, slot: range(slot + 1, (slot // self.page_size + 1) * self.page_size)
+    )
 
 
-@fault("published and shared pages are never written")
-def a_published_page_may_be_continued(patch: Patch) -> None:
+@fault("slots that somebody holds are never written")
+def a_run_begins_at_the_start_of_a_held_page(patch: Patch) -> None:
+    patch.setattr(PagePool, "rest", lambda self, page: range(page * self.page_size, (page + 1) * self.page_size))
+
+
+@fault("slots that somebody holds are never written")
+def a_fork_gives_back_what_its_twin_holds(patch: Patch) -> None:
+    fork = Block.fork
+
+    def careless(self: Block, name: str = "") -> Block:
+        twin = fork(self, name)
+        twin._is_forked = self._is_forked = False
+        return twin
+
+    patch.setattr(Block, "fork", careless)
+
+
+@fault("what is on offer is held")
+def freed_pages_stay_on_offer(patch: Patch) -> None:
+    patch.setattr(Leftovers, "withdraw", lambda self, pages: None)
+
+
+@fault("key positions are those at which they were written")
+def a_published_run_may_be_continued(patch: Patch) -> None:
     link = Block.link
 
     def left_open(self: Block, step: Block) -> None:

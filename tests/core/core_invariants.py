@@ -66,8 +66,15 @@ def pages_are_held_while_read(world: World) -> None:
         equal(set(twin.block.page_ids), read, repr(twin.block))
 
 
-@invariant("published and shared pages are never written")
-def nothing_shared_is_written(world: World) -> None:
+@invariant("what is on offer is held")
+def leftovers_are_held(world: World) -> None:
+    for source in (world.pool, *world.reservations):
+        held = {page for twin in world.twins if twin.pages is source for page in twin.block.page_ids}
+        assert set(source.leftovers._pages) <= held, "a page that its owner does not hold is on offer"
+
+
+@invariant("slots that somebody holds are never written")
+def nothing_that_is_held_is_written(world: World) -> None:
     equal(world.illegal_writes, [])
 
 

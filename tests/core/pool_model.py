@@ -37,7 +37,6 @@ class Twin:
     block: Block
     pages: Pages
     keys: list[Key] = field(default_factory=list)
-    closed_pages: set[int] = field(default_factory=set)  # published into it: never to be written by it
 
     @property
     def token_ids(self) -> list[int]:
@@ -111,22 +110,20 @@ class World:
         source = self._pick(step)
         if target is source or target.pages is not source.pages:
             return
-        target.closed_pages |= set(source.block.page_ids)
         target.block.link(source.block)
         target.keys += source.keys
-        source.keys, source.closed_pages = [], set()
+        source.keys = []
 
     def fork(self, which: int) -> None:
         twin = self._pick(which)
         if len(self.twins) < MAX_BLOCKS:
             block = twin.block.fork(f"b{len(self.twins)}")
-            self.twins.append(Twin(block, twin.pages, list(twin.keys), set(twin.closed_pages)))
+            self.twins.append(Twin(block, twin.pages, list(twin.keys)))
 
     def truncate(self, which: int, length: int) -> None:
         twin = self._pick(which)
         twin.keys = twin.keys[: length % (len(twin.keys) + 1)]
         twin.block.truncate(len(twin.keys))
-        twin.closed_pages &= set(twin.block.page_ids)
 
     def reserve(self, count: int) -> None:
         before = self._state()
@@ -224,11 +221,10 @@ class World:
         return self.twins[which % len(self.twins)]
 
     def _forbidden_slots(self, writer: Twin) -> set[int]:
-        """Slots that hold something, that others hold, or that were published into the writer."""
+        """Slots that hold something, and pages that belong to another reservation."""
         size = self.pool.page_size
-        mine = Counter(writer.block.page_ids)
-        pages = {page for page, holders in self.holders().items() if holders > mine[page]} | writer.closed_pages
-        return {page * size + i for page in pages for i in range(size)} | self.live_slots()
+        foreign = {page for twin in self.twins if twin.pages is not writer.pages for page in twin.block.page_ids}
+        return {page * size + i for page in foreign for i in range(size)} | self.live_slots()
 
     def holders(self) -> Counter[int]:
         """How often each page is held, by the blocks' own account."""

@@ -121,15 +121,78 @@ def test_fork_then_write_leaves_the_other_side() -> None:
     assert pool.num_used == 0
 
 
-def test_a_block_continues_its_page_only_while_it_is_alone_in_it() -> None:
+def test_the_next_run_begins_where_a_published_step_has_ended() -> None:
     pool = PagePool(page_size=4)
-    step, common = Block(pool), Block(pool)
+    common, step, other = Block(pool), Block(pool), Block(pool)
     assert step.append([1]).tolist() == [0]
     assert step.append([2]).tolist() == [1]
+    assert other.append([3]).tolist() == [4], "nobody writes in the page of a step that grows"
     common.link(step)
-    assert common.append([3]).tolist() == [4], "a published page is not written"
-    assert common.run_positions.tolist() == [0, 2]
-    assert common.append([4]).tolist() == [5]
+    assert step.append([4, 5, 6]).tolist() == [2, 3, 8]
+    common.link(other)
+    assert common.append([7]).tolist() == [5]
+    assert common.run_positions.tolist() == [0, 0, 3]
+    assert common.append([8]).tolist() == [6]
+
+
+def test_long_runs_begin_in_pages_of_their_own() -> None:
+    pool = PagePool(page_size=4)
+    common, step, text = Block(pool), Block(pool), Block(pool)
+    step.append([1])
+    common.link(step)
+    assert text.append([2, 3, 4, 5]).tolist() == [4, 5, 6, 7]
+    assert step.append([6]).tolist() == [1]
+
+
+def test_short_steps_lie_without_gaps() -> None:
+    pool = PagePool(num_pages=64, page_size=16)
+    common, owns = Block(pool), [Block(pool) for _ in range(2)]
+    for step in range(100):
+        own = owns[step % 2]
+        own.append([0] * 4)
+        for _ in range(2):
+            own.append([0])
+        common.link(own)
+    assert len(common) == 600
+    assert pool.num_used <= 600 // 16 + 2
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_a_pass_that_is_rolled_back_is_written_to_the_same_slots(count: int) -> None:
+    pool = PagePool(num_pages=8, page_size=4)
+    common, step, own = Block(pool), Block(pool), Block(pool)
+    step.append([1])
+    common.link(step)
+    for _ in range(2):
+        first = own.append([2] * count).tolist()
+        held = own.page_ids
+        own.truncate(len(own) - count)
+        assert own.append([3] * count).tolist() == first
+        assert own.page_ids == held
+    own.clear()
+    assert Block(pool).append([4]).tolist() == [1], "what was left of the step is free again"
+
+
+def test_what_others_have_written_behind_a_cut_step_stays() -> None:
+    pool = PagePool(page_size=8)
+    common, step = Block(pool), Block(pool)
+    step.append([1, 2, 3])
+    common.link(step)
+    assert step.append([4, 5]).tolist() == [3, 4]
+    common.truncate(1)
+    assert step.append([6]).tolist() == [5]
+    common.clear()
+    assert Block(pool).append([7]).tolist() == [6], "the page is offered from behind the step on"
+
+
+def test_a_fork_and_its_twin_do_not_take_slots_back() -> None:
+    pool = PagePool(page_size=8)
+    first = Block(pool)
+    first.append([1, 2, 3])
+    twin = first.fork()
+    first.truncate(1)
+    assert first.append([4]).tolist() == [8]
+    assert twin.append([5]).tolist() == [3]
 
 
 def test_growing_blocks_stay_contiguous() -> None:

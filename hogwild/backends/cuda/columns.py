@@ -2,9 +2,9 @@
 
 The pool is seen as tiles of 16 slots. Softmax has no order, so the columns are sorted by slot: steps that several
 workers wrote in turns and published one after the other are then one stretch of memory, whatever their order in the
-common block, and are read without a copy. A tile belongs to one run (to two only if pages are smaller than a tile; it
-is then listed for each), so one turned query serves it. A stretch also covers slots that nobody may read: they are
-masked, and the pool keeps its values finite there.
+common block, and are read without a copy. A tile is listed for each run that has keys in it, so one turned query serves
+it each time. A stretch also covers slots that nobody may read: they are masked, and the pool keeps its values finite
+there.
 """
 
 from __future__ import annotations
@@ -70,14 +70,20 @@ def find_columns(group: GroupPlan) -> Columns:
 class _Tiles:
     """The tiles that hold keys of the group, once for each run and for each repetition of a block in a view.
 
-    `number` is the tile's number in the pool, plus a large step for each repetition, ascending.
+    `number` is the tile's number in the pool, ascending; plus a large step for each repetition, and for each other run
+    that has keys in the tile: short steps share tiles, and their second and third runs make stretches of their own.
     """
 
     def __init__(self, slots: IntArray, run: IntArray, num_runs: int) -> None:
         step = int(slots.max()) // TILE + MAX_GAP + 2
         key = (_repetition(slots) * step + slots // TILE) * num_runs + run
-        keys, self.of_column = np.unique(key, return_inverse=True)
-        self.number, self.run = keys // num_runs, keys % num_runs
+        keys, of_column = np.unique(key, return_inverse=True)
+        number = keys // num_runs
+        nth = np.arange(len(number)) - number.searchsorted(number)
+        number += nth * (number[-1] // step + 1) * step
+        order = number.argsort()
+        self.number, self.run = number[order], keys[order] % num_runs
+        self.of_column = order.argsort()[of_column]
         self.tile = self.number % step
 
     def longest(self, number: IntArray, *, same_run: bool) -> list[tuple[int, int]]:
