@@ -18,8 +18,9 @@ class LoadOptions:
     Attributes:
         dtype: of weights and activations; "auto" takes the checkpoint's on a GPU and float32 on a CPU
             (quantised MLX weights stay quantised).
-        attention: "plain" (the framework's operations), "kernel" (this project's kernels: on GPUs, and for torch on a
-            CPU in C++, built with the machine's compiler), or "auto": kernels on a GPU where they run, else plain.
+        attention: "plain" (the framework's operations), "kernel" (this project's kernels: on GPUs, and for torch in
+            float32 on a CPU, built with the machine's C++ compiler), or "auto": kernels where they run and give the
+            model's own logits, else plain; `BackendInfo.attention` says which, and why.
         device: "auto", or the backend's own name of one ("cpu", "cuda:1", "gpu").
         kv_dtype: how keys and values are stored: "auto" as `dtype`, "int8" as `hogwild.core.quantized` defines it.
         compile: let torch.compile make the model faster around its attention; the cuda backend alone has it.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import sys
 import tempfile
@@ -81,14 +82,17 @@ class Outcome:
         return self.error is None and phrase in self.reason
 
 
-def try_family(entry: Family, backend: str) -> Outcome:
-    """Make the family's model, load it with the backend, and compare a worker's view with the plain forward."""
+def try_family(entry: Family, backend: str, attention: str = "auto") -> Outcome:
+    """Make the family's model, load it with the backend, and compare a worker's view with the plain forward.
+
+    attention: as in `LoadOptions`.
+    """
     tokens = random_tokens()
     try:
         load = find_backend(backend).loader()
         with tempfile.TemporaryDirectory() as folder:
             checkpoint, expected_logits = _made(entry, backend, Path(folder), tokens)
-            loaded = load(checkpoint, CPU)
+            loaded = load(checkpoint, dataclasses.replace(CPU, attention=attention))
     except BackendUnavailable as error:
         return Outcome(reason=f"{error.problem}: {error.got}", tried=False)
     except HogwildError as error:

@@ -14,11 +14,11 @@ from hogwild.backends.cuda.loading import quiet
 from hogwild.backends.options import LoadOptions
 from hogwild.models.source import find_checkpoint
 
-CPU = LoadOptions(device="cpu")
+CPU = LoadOptions(device="cpu", attention="plain")
 
 
 def load_folder(folder: Path, options: LoadOptions = CPU) -> TorchBackend:
-    """The backend of a model folder."""
+    """The backend of a model folder; by default with torch's operations."""
     return load(find_checkpoint(str(folder)), options)
 
 

@@ -42,6 +42,7 @@ def decode(model: hogwild.Model, passes: int = 30) -> dict[str, object]:
         "keys": np.round(keys[::9], 4).tolist(),
         "shares": np.round(shares, 5).tolist(),
         "spec": [model.spec.num_heads, model.spec.kv_bytes_per_token],
+        "attention": model.backend.info.attention,
     }
 
 

@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 from hogwild.conformance.coverage import TOLERANCE, Outcome, try_family
 from hogwild.conformance.families import FAMILIES, family
 from hogwild.conformance.families.entry import entry
+from hogwild.conformance.kit.targets import has_native
 
 NAMED = (  # by issue 4, section 1
     "llama", "llama-linear", "llama-llama3", "llama-yarn", "qwen2", "qwen3", "qwen3_moe", "mistral-window",
@@ -20,8 +21,10 @@ EXACT = [known.name for known in FAMILIES if "cuda" not in known.refused]
 REFUSED = [known.name for known in FAMILIES if "cuda" in known.refused]
 
 
-def outcome_of(name: str) -> Outcome:
-    outcome = try_family(family(name), "cuda")
+def outcome_of(name: str, attention: str = "") -> Outcome:
+    """Auto would take torch's operations if the kernels were wrong."""
+    attention = attention or ("kernel" if has_native() else "auto")
+    outcome = try_family(family(name), "cuda", attention)
     if not outcome.tried:
         pytest.skip(outcome.reason)
     return outcome
@@ -32,6 +35,14 @@ def test_a_view_of_blocks_is_the_plain_model(name: str) -> None:
     outcome = outcome_of(name)
     assert outcome.error is not None, outcome.reason
     assert outcome.error <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["cohere2", "deepseek_v3", "gemma2", "gpt_oss", "llama-yarn"])
+def test_torch_operations_too(name: str) -> None:
+    """Windows, soft caps, sinks, latent heads, layers that do not turn; the contract has ordinary models."""
+    error = outcome_of(name, "plain").error
+    assert error is not None
+    assert error <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,23 +18,28 @@ pytest.importorskip("transformers")
 
 from contract import CASES, CHECKS  # noqa: E402
 
-from hogwild.backends.cuda import TorchBackend  # noqa: E402
+from hogwild.backends.cuda import TorchBackend, choice  # noqa: E402
 from hogwild.backends.cuda.native import attention as native_attention  # noqa: E402
-from hogwild.backends.cuda.native.library import BuildError, Library, shared_library  # noqa: E402
+from hogwild.backends.cuda.native.compiler import BuildError  # noqa: E402
+from hogwild.backends.cuda.native.library import Library, shared_library  # noqa: E402
 from hogwild.backends.cuda.native.linear import MOST, FewRows  # noqa: E402
 from hogwild.backends.cuda.pool import KVPool  # noqa: E402
 from hogwild.backends.options import LoadOptions  # noqa: E402
+from hogwild.cache import SharedCache  # noqa: E402
 from hogwild.conformance import native  # noqa: E402
 from hogwild.conformance.cases import AttentionCase, attention_case  # noqa: E402
 from hogwild.conformance.kit.schedule import PARTS, rejoined  # noqa: E402
 from hogwild.conformance.native import native_answer  # noqa: E402
 from hogwild.conformance.torch_pool import case_pool  # noqa: E402
 from hogwild.conformance.verdict import judge, typical_ratio  # noqa: E402
-from hogwild.errors import OptionError  # noqa: E402
+from hogwild.core.plan import Row  # noqa: E402
+from hogwild.errors import ModelRefused, OptionError  # noqa: E402
 from tests.backends.cuda_models import load_folder  # noqa: E402
 from tests.backends.test_cuda_contract import SUBJECT, poisoned  # noqa: E402
 
-KERNEL = LoadOptions(device="cpu", attention="kernel")
+AUTO = LoadOptions(device="cpu")
+KERNEL, PLAIN = (replace(AUTO, attention=attention) for attention in ("kernel", "plain"))
+INSTEAD = "torch operations, not C++ kernels: "
 
 
 @pytest.fixture(scope="module")
@@ -151,24 +157,63 @@ def test_contract(check: Any, tmp_path: Path, library: Library) -> None:
     check(replace(SUBJECT, open=opened, open_poisoned=lambda folder: poisoned(opened(folder))), CASES[0], tmp_path)
 
 
-def test_what_they_do_not_serve(tmp_path: Path) -> None:
+def refuse_to_build() -> Library:
+    raise AssertionError("nothing is to be built")
+
+
+def test_auto_takes_them(tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = CASES[0].write(tmp_path)
-    with pytest.raises(OptionError, match="compute in float32, not in bfloat16"):
-        load_folder(folder, replace(KERNEL, dtype="bfloat16"))
-    assert load_folder(folder, LoadOptions(device="cpu")).info.attention == "torch operations"
+    assert load_folder(folder, AUTO).info.attention == "C++ kernels"
+    monkeypatch.setattr(choice, "shared_library", refuse_to_build)
+    assert load_folder(folder, PLAIN).info.attention == "torch operations"
 
 
-def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = CASES[0].write(tmp_path / "model")
-    shared_library.cache_clear()
-    monkeypatch.setenv("PATH", str(tmp_path))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_what_they_do_not_serve(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "shared_library", refuse_to_build)
+    folder, reason = CASES[0].write(tmp_path), f"they compute in float32, not in {dtype}"
+    with pytest.raises(OptionError, match=f"got: kernel; no C\\+\\+ kernels: {reason}"):
+        load_folder(folder, replace(KERNEL, dtype=dtype))
+    assert load_folder(folder, replace(AUTO, dtype=dtype)).info.attention == f"{INSTEAD}{reason}"
+
+
+def broken_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = folder / "cc"
+    compiler.write_text("#!/bin/sh\necho 'it cannot' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+
+
+def no_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(folder))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(OptionError, match="no C\\+\\+ compiler"):
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"), [(no_compiler, "no C\\+\\+ compiler"), (broken_compiler, "cc fails: it cannot")]
+)
+def test_without_a_compiler(compiler: Any, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = CASES[0].write(tmp_path / "model")
+    monkeypatch.setattr(choice, "shared_library", shared_library.__wrapped__)  # this process may have one
+    compiler(tmp_path, monkeypatch)
+    with pytest.raises(OptionError, match=f"no C\\+\\+ kernels: .*{reason}"):
         load_folder(folder, KERNEL)
-    broken = tmp_path / "g++"
-    broken.write_text("#!/bin/sh\necho 'it cannot' >&2\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    monkeypatch.setenv("CXX", str(broken))
-    with pytest.raises(BuildError, match="it cannot"):
-        Library()
+    backend = load_folder(folder, AUTO)
+    assert re.fullmatch(f"{re.escape(INSTEAD)}.*{reason}.*", backend.info.attention)
+    assert backend._few_rows is None
+
+
+@pytest.mark.parametrize("name", ["attend", "linear"])
+def test_wrong_numbers_are_seen_when_a_model_is_loaded(
+    name: str, library: Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Then auto takes torch's operations, for the products too."""
+    folder, true = CASES[0].write(tmp_path), library.linear
+    wrong: Any = {"attend": lambda arguments: None, "linear": lambda *given: 1.1 * true(*given)}[name]
+    monkeypatch.setattr(library, name, wrong, raising=False)
+    with pytest.raises(ModelRefused, match="gives other logits than its own plain forward"):
+        load_folder(folder, KERNEL)
+    caches = [SharedCache(load_folder(folder, options)) for options in (AUTO, PLAIN)]
+    assert caches[0].backend.info.attention.startswith(f"{INSTEAD}over shared blocks the model gives other logits")
+    logits = [cache.to_numpy(cache.forward([Row((cache.new_block(),), (3, 4, 5, 6))])) for cache in caches]
+    np.testing.assert_array_equal(*logits)

@@ -12,7 +12,8 @@ pytest.importorskip("transformers")
 
 from hogwild.backends.cuda import native as package  # noqa: E402
 from hogwild.backends.cuda.native import attention as native_attention  # noqa: E402
-from hogwild.backends.cuda.native.library import BuildError, Library  # noqa: E402
+from hogwild.backends.cuda.native.compiler import BuildError  # noqa: E402
+from hogwild.backends.cuda.native.library import Library  # noqa: E402
 from hogwild.conformance import native  # noqa: E402
 from hogwild.conformance.cases import attention_case  # noqa: E402
 from hogwild.conformance.verdict import judge  # noqa: E402

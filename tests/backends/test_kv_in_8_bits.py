@@ -40,7 +40,7 @@ def open_reference(folder: Path, dtype: str = "float64", kv_dtype: str = "int8")
 
 def open_torch(folder: Path, dtype: str = "float32", kv_dtype: str = "int8") -> Backend:
     cuda = pytest.importorskip("hogwild.backends.cuda")
-    return cuda.load(find_checkpoint(str(folder)), LoadOptions(dtype=dtype, device="cpu", kv_dtype=kv_dtype))
+    return cuda.load(find_checkpoint(str(folder)), LoadOptions(dtype, "cpu", "plain", kv_dtype))
 
 
 def open_poisoned(folder: Path) -> Backend:

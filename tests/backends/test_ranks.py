@@ -64,6 +64,7 @@ def test_two_processes_give_what_one_gives(backend: str, folders: list[str]) -> 
         assert other["tokens"] == one["tokens"]
         assert other["kv_shapes"] == one["kv_shapes"]
         assert other["spec"] == one["spec"]
+        assert other["attention"] == one["attention"]
         np.testing.assert_allclose(other["keys"], one["keys"], atol=2e-4)
         np.testing.assert_allclose(other["logits"], one["logits"], atol=2e-3)
         assert np.shape(one["shares"]) == (3, 8, 3, 4)

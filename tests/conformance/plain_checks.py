@@ -5,7 +5,6 @@ HOGWILD_CASES: how many generated cases; each backend answers all of them.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from hogwild.conformance import plain
 from hogwild.conformance.cases import Array, AttentionCase, DType, attention_case
 from hogwild.conformance.expected import Expected
+from hogwild.conformance.kit.targets import has_native
 from hogwild.conformance.verdict import Verdict, typical_ratio
 
 NUM_CASES = int(os.environ.get("HOGWILD_CASES", "6000"))
@@ -32,16 +32,7 @@ class Backend:
 
     @property
     def is_here(self) -> bool:
-        return importlib.util.find_spec(self.needs) is not None and (self.name != "C++" or has_library())
-
-
-def has_library() -> bool:
-    """Whether there is a compiler that builds the C++ kernels."""
-    from hogwild.backends.cuda.native.library import BuildError, shared_library
-
-    with contextlib.suppress(BuildError):
-        return bool(shared_library())
-    return False
+        return importlib.util.find_spec(self.needs) is not None and (self.name != "C++" or has_native())
 
 
 def native_answer(case: AttentionCase) -> Array:

@@ -41,10 +41,11 @@ def load_bundled(backend: str) -> Model:
 
 @cache
 def load_cut(backend: str) -> Model:
-    """The bundled model with `LAYERS` alone: a fifth of the time."""
+    """The bundled model with `LAYERS` alone: a fifth of the time. backend: a name, or a name and an attention."""
     checkpoint = _cut(find_checkpoint("bundled"))
-    backend_of = find_backend(backend).loader()
-    loaded = backend_of(checkpoint, LoadOptions("float32", "cpu"))
+    name, _, attention = backend.partition(" ")
+    backend_of = find_backend(name).loader()
+    loaded = backend_of(checkpoint, LoadOptions("float32", "cpu", attention or "auto"))
     return Model(checkpoint.name, loaded, checkpoint.tokenizer, checkpoint.generation_config)
 
 
@@ -71,6 +72,6 @@ class _SomeLayers:
 
 
 def need(backend: str) -> None:
-    missing = [package for package in PACKAGES[backend] if importlib.util.find_spec(package) is None]
+    missing = [package for package in PACKAGES[backend.split()[0]] if importlib.util.find_spec(package) is None]
     if missing:
         pytest.skip(f"the {backend} backend needs {', '.join(missing)}")

@@ -46,7 +46,7 @@ def _options(layout: str, num_workers: int) -> SessionOptions:
 
 
 @pytest.mark.parametrize(("layout", "num_workers"), CASES)
-@pytest.mark.parametrize("backend", ["cuda", "mlx"])
+@pytest.mark.parametrize("backend", ["cuda", "cuda plain", "mlx"])
 def test_the_same_tokens_as_the_reference(backend: str, layout: str, num_workers: int):
     need(backend)
     expected, got = (events_of(name)[layout, num_workers] for name in ("reference", backend))

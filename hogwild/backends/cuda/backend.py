@@ -14,20 +14,18 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hogwild.backends.base import Backend, BackendInfo, ForwardResult, LayerSpec, ModelSpec
+from hogwild.backends.base import Backend, BackendInfo, ForwardResult, ModelSpec
 from hogwild.backends.cuda.angles import AngleTables
 from hogwild.backends.cuda.attention import PASS_KEYWORD, Pass, SharedPass, register_attention
 from hogwild.backends.cuda.certify import certify_layers
 from hogwild.backends.cuda.channel import device_of, open_channel
+from hogwild.backends.cuda.choice import Choice, choose_attention
 from hogwild.backends.cuda.compiled import CompiledModel
 from hogwild.backends.cuda.device_plan import to_device_plan
 from hogwild.backends.cuda.facts import context_size_of, decoder_layers, model_spec, use_blocks
 from hogwild.backends.cuda.graphs import BUCKETS, CudaCapture, DecodeGraphs, SampleGraphs
-from hogwild.backends.cuda.kernels import why_no_kernel
 from hogwild.backends.cuda.loading import load_model, quiet
-from hogwild.backends.cuda.native import why_no_native
 from hogwild.backends.cuda.native.attention import NativeAttention
-from hogwild.backends.cuda.native.library import BuildError, Library, shared_library
 from hogwild.backends.cuda.native.linear import FewRows
 from hogwild.backends.cuda.pool import KVPool
 from hogwild.backends.cuda.sampling import sample
@@ -39,7 +37,7 @@ from hogwild.backends.parallel import follow, lead
 from hogwild.backends.ranks import Ranks, find_ranks
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.sampling import SampleRequest, SampleResult
-from hogwild.errors import OptionError
+from hogwild.errors import ModelRefused, OptionError
 from hogwild.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -105,13 +103,14 @@ class TorchBackend:
         options = options or LoadOptions()
         kv_bytes = KVPool(layers, first.dtype, first.device, options.kv_dtype).bytes_per_token
         self._spec = replace(model_spec(model, config, layers, context_size, kv_bytes), num_heads=num_heads)
-        self._has_kernels = _wants_triton(options, layers, first.dtype, first.device)
-        self._library = None if self._has_kernels else _native_library(options, first.dtype, first.device)
-        self._few_rows = None if self._library is None else FewRows(model, self._library)
         self._compiled = _compiled(model, modules, options)
-        self._new_pool("auto")  # in 8 bits, rounding could pass for an error of the model, or hide one
-        with quiet():
-            check_against_plain(model, layers, config.vocab_size, self._check_logits)
+        wanted = choose_attention(options, layers, first.dtype, first.device)
+        try:
+            self._check(wanted)
+        except ModelRefused as error:
+            if not wanted.kernels or options.attention == "kernel":
+                raise
+            self._check(wanted.without_kernels(error))
         self._new_pool(options.kv_dtype)
         if self._compiled is not None:
             self._compiled.warn()
@@ -188,6 +187,14 @@ class TorchBackend:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _check(self, choice: Choice) -> None:
+        """Take this attention, and refuse the model unless a short view gives its own logits."""
+        self._choice = choice
+        self._few_rows = None if choice.library is None else FewRows(self.model, choice.library)
+        self._new_pool("auto")  # in 8 bits, rounding could pass for an error of the model, or hide one
+        with quiet():
+            check_against_plain(self.model, self._spec.layers, self._spec.vocab_size, self._check_logits)
+
     def _new_pool(self, kv_dtype: str) -> None:
         """An empty pool, and what holds on to its arrays."""
         self.pool = KVPool(self._spec.layers, self._dtype, self._device, kv_dtype)
@@ -195,11 +202,10 @@ class TorchBackend:
         self._graphs: DecodeGraphs | None = None
         self._sample_graphs: SampleGraphs | None = None
         self._native: NativeAttention | None = None
-        if self._library is not None:
-            self._native = NativeAttention(
-                self._library, self.pool, self._spec.layers, self._spec.num_heads, self._tables
-            )
-        if self._has_kernels:
+        library = self._choice.library
+        if library is not None:
+            self._native = NativeAttention(library, self.pool, self._spec.layers, self._spec.num_heads, self._tables)
+        elif self._choice.kernels:
             from hogwild.backends.cuda.kernels.attention import KernelAttention  # imports triton
 
             self._kernels = KernelAttention(self.pool, self._spec.layers, self._spec.num_heads)
@@ -257,39 +263,15 @@ class TorchBackend:
         return f"{self._describe_attention()}; model {f'not compiled: {failure}' if failure else 'compiled'}"
 
     def _describe_attention(self) -> str:
-        if not self._has_kernels:
-            return "torch operations" if self._library is None else "C++ kernels"
         if self._graphs is None or self._sample_graphs is None:
-            return "Triton kernels"
+            return str(self._choice)
         failure = self._graphs.failure or self._sample_graphs.failure
-        return f"Triton kernels, no CUDA graphs: {failure}" if failure else "Triton kernels, decoding as CUDA graphs"
+        return f"{self._choice}, {f'no CUDA graphs: {failure}' if failure else 'decoding as CUDA graphs'}"
 
     def _check_logits(self, plan: ForwardPlan) -> Tensor:
         self.reserve(plan.num_slots)
         logits: Tensor = self.forward(plan).logits
         return logits
-
-
-def _wants_triton(options: LoadOptions, layers: Sequence[LayerSpec], dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the Triton kernels are to be used; `OptionError` if kernels are asked for, and there are no others."""
-    reason = why_no_kernel(layers, dtype, device)
-    if reason is not None and device.type != "cpu":
-        options.refuse_kernel(reason)
-    return reason is None and options.attention != "plain"
-
-
-def _native_library(options: LoadOptions, dtype: torch.dtype, device: torch.device) -> Library | None:
-    """The C++ kernels, if kernels are asked for; `OptionError` if they cannot be had."""
-    if options.attention != "kernel":
-        return None
-    reason = why_no_native(dtype, device)
-    if reason is not None:
-        options.refuse_kernel(reason)
-    try:
-        return shared_library()
-    except BuildError as error:
-        options.refuse_kernel(f"the C++ kernels cannot be built: {error}")
-    return None
 
 
 def _compiled(model: nn.Module, modules: Sequence[nn.Module], options: LoadOptions) -> CompiledModel | None:

@@ -151,7 +151,7 @@ def _cuda() -> Iterator[Target]:
         device = "cpu" if interpreted else device
         most_work = 4000.0 if interpreted else np.inf
         yield Target("cuda", "triton", device, lambda case: _triton_answer(case, device), most_work=most_work)
-    if device == "cpu" and not interpreted and _has_native():
+    if device == "cpu" and not interpreted and has_native():
         yield Target("cuda", "c++", device, native_answer, arithmetic="float32", promises=frozenset(PARTS))
 
 
@@ -161,9 +161,10 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _has_native() -> bool:
-    """Whether the C++ kernels can be built."""
-    from hogwild.backends.cuda.native.library import BuildError, shared_library
+def has_native() -> bool:
+    """Whether the C++ kernels of the cuda backend are here, or can be built."""
+    from hogwild.backends.cuda.native.compiler import BuildError
+    from hogwild.backends.cuda.native.library import shared_library
 
     try:
         return bool(shared_library())

@@ -23,10 +23,10 @@ def why_no_kernel(layers: Sequence[LayerSpec], dtype: torch.dtype, device: torch
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"the kernels run on NVIDIA GPUs, not on {device}"
+        return f"they run on NVIDIA GPUs, not on {device}"
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"the kernels compute in float32, float16 and bfloat16, not in {str(dtype).removeprefix('torch.')}"
+        return f"they compute in float32, float16 and bfloat16, not in {str(dtype).removeprefix('torch.')}"
     widest = max(max(layer.key_dim, layer.value_dim) for layer in layers)
     if widest > MAX_HEAD_DIM:
-        return f"a head has {widest} features, the kernels take {MAX_HEAD_DIM}"
+        return f"a head has {widest} features, they take {MAX_HEAD_DIM}"
     return None

@@ -1,12 +1,10 @@
-"""Builds the C++ kernels with the machine's compiler, and calls them."""
+"""The C++ kernels: built with the machine's compiler, or as they were built before, and called."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
-import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from ctypes import c_double, c_float, c_int64, c_void_p
@@ -17,20 +15,16 @@ import torch
 from torch import Tensor
 
 from hogwild.backends.cuda.angles import pairs_of
+from hogwild.backends.cuda.native.compiler import BuildError, find_compiler
+from hogwild.backends.cuda.native.kept import cache_folder, find_kept, keep
 from hogwild.core.blocks import Int32Array
 from hogwild.core.rotary import MAX_OFFSET, OffsetTable
 
 _HERE = Path(__file__).parent
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
 _ANGLES = (
     *(c_void_p, c_int64, c_void_p, c_void_p, c_int64),
     *(c_void_p, c_void_p, c_int64, c_int64, c_double, c_void_p, c_void_p),
 )
-_PATIENCE = 120  # seconds for a build, which takes a few
-
-
-class BuildError(Exception):
-    """There is no library; the message says why."""
 
 
 class Arguments(ctypes.Structure):
@@ -49,11 +43,12 @@ class Arguments(ctypes.Structure):
 class Library:
     """The C++ kernels, built and loaded.
 
-    folder: of the sources. flags: of the compiler, besides its usual ones. Raises `BuildError`.
+    folder: of the sources. flags: of the compiler, besides its usual ones. kept_in: the folder where built libraries
+    are looked for and kept; None: it is built anew. Raises `BuildError`.
     """
 
-    def __init__(self, folder: Path = _HERE, flags: Sequence[str] = ()) -> None:
-        self._library = _build(folder, flags)
+    def __init__(self, folder: Path = _HERE, flags: Sequence[str] = (), kept_in: Path | None = None) -> None:
+        self._library = _open(folder, flags, kept_in)
         self._library.hogwild_attend.argtypes = (ctypes.POINTER(Arguments), c_int64)
         self._library.hogwild_attend.restype = None
         self._library.hogwild_angles.argtypes = _ANGLES
@@ -94,34 +89,24 @@ class Library:
 
 @functools.cache
 def shared_library() -> Library:
-    """The library of this process, built when it is first asked for. Raises `BuildError`."""
-    return Library()
+    """The library of this process: one that is kept, or built when it is first asked for. Raises `BuildError`."""
+    return Library(kept_in=cache_folder())
 
 
-def _build(sources: Path, flags: Sequence[str]) -> ctypes.CDLL:
-    """The library; its file is gone once it is loaded, so that none of another machine is ever found."""
-    compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX", ""), "c++", "g++", "clang++"])), None)
-    if compiler is None:
-        raise BuildError("no C++ compiler (CXX, c++, g++, clang++)")
+def _open(sources: Path, flags: Sequence[str], kept_in: Path | None) -> ctypes.CDLL:
+    compiler = find_compiler(flags)
+    key = None if kept_in is None else compiler.key(sources)
+    if kept_in is not None and key is not None:
+        for path in find_kept(kept_in, key):
+            with contextlib.suppress(BuildError):  # where files of that folder may not be run
+                return _load(path)
     with tempfile.TemporaryDirectory(prefix="hogwild-") as folder:
-        library = Path(folder) / "kernels.so"
-        for threads in (["-fopenmp"], []):
-            command = [
-                compiler,
-                *_FLAGS,
-                *flags,
-                *threads,
-                *sorted(map(str, sources.glob("*.cpp"))),
-                "-o",
-                str(library),
-            ]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise BuildError(f"{compiler} does not run: {error}") from error
-            if done.returncode == 0:
-                return _load(library)
-    raise BuildError(f"{compiler} fails: {done.stderr.strip().partition(chr(10))[0][:200]}")
+        built = Path(folder) / "kernels.so"
+        compiler.build(sources, built)
+        library = _load(built)
+        if kept_in is not None and key is not None:
+            keep(kept_in, key, built)
+    return library
 
 
 def _load(path: Path) -> ctypes.CDLL:
