@@ -19,6 +19,7 @@ from hogwild.backends.mlx.kernels import KernelAttention, refuse_unfit
 from hogwild.backends.mlx.model_pass import PassRunner, recorded_layers
 from hogwild.backends.mlx.pool import KVPool
 from hogwild.backends.mlx.probe import Certificate, certify
+from hogwild.backends.mlx.rope import share_tables
 from hogwild.backends.mlx.sampling import sample
 from hogwild.backends.mlx.self_check import check_against_operations, check_against_plain
 from hogwild.backends.mlx.shares import measure
@@ -190,6 +191,8 @@ class MlxBackend:
     ) -> None:
         context_size = _context_size(config)
         found = certify(self._model, config, context_size)
+        if self._device == mx.Device(mx.cpu):
+            share_tables(self._model)
         pool = KVPool(found.layers, found.dtype, kv_dtype)
         self._runner = PassRunner(self._model, found.layers, found.num_heads, lru_cache(OffsetTable), found.latent)
         self._spec = ModelSpec(

@@ -15,6 +15,7 @@ from hogwild.backends.mlx.hook import BlockCache
 from hogwild.backends.mlx.kernels import KernelAttention, KernelReader
 from hogwild.backends.mlx.layers import decoder_layers, refused, replace_caches
 from hogwild.backends.mlx.pool import KVPool, SlotRows
+from hogwild.backends.mlx.rope import Positions
 from hogwild.core.plan import ForwardPlan
 
 Reader = PassReader | KernelReader
@@ -27,7 +28,9 @@ class LayerCache(BlockCache):
         self.layer = layer
         self._pool: KVPool | None = None
 
-    def begin(self, index: int, spec: LayerSpec, pool: KVPool, offset: mx.array, write: SlotRows, read: Reader) -> None:
+    def begin(
+        self, index: int, spec: LayerSpec, pool: KVPool, offset: Positions, write: SlotRows, read: Reader
+    ) -> None:
         """Take part in a pass as the pool's layer `index`."""
         self._index, self._spec, self._pool = index, spec, pool
         self.offset, self._write, self._read = offset, write, read
@@ -88,7 +91,7 @@ class PassRunner:
         """Logits `[T, V]`, not evaluated; so are the pool's arrays. reader: what attends, if not what always does."""
         if reader is None:
             reader = self.plain_reader(plan, pool) if self.kernels is None else self.kernels.reader(plan)
-        offset = mx.array(plan.positions.astype(np.int32))
+        offset = Positions(plan.positions)
         write = SlotRows(plan.write_slots, pool.num_slots)
         for index, (end, spec) in enumerate(zip(self._ends, self._layers, strict=True)):
             end.begin(index, spec, pool, offset, write, reader)

@@ -32,7 +32,7 @@ class Samples:
 
 def candidates(model: Any) -> tuple[RotarySpec, ...]:
     """Every rotation that a rotary module of the model could stand for; found by their attributes, not by model."""
-    found = {spec: None for _, module in model.named_modules() for spec in _specs_of(module)}
+    found = {spec: None for _, module in model.named_modules() for spec in specs_of(module)}
     return tuple(found)
 
 
@@ -76,7 +76,8 @@ def _places(spec: RotarySpec, head_dim: int) -> Iterator[RotarySpec]:
         yield RotarySpec(spec.inv_freq, spec.pairing, start, spec.factor)
 
 
-def _specs_of(module: Any) -> Iterator[RotarySpec]:
+def specs_of(module: Any) -> Iterator[RotarySpec]:
+    """The rotations that a module could stand for, at the start of a head; two if it does not say what a pair is."""
     inverse = _inverse_frequencies(module)
     if inverse is None:
         return
