@@ -4,9 +4,9 @@
     python -m bench.compare cuda:6 cuda                 6,000 tokens as a thousand published steps, and as one prompt
     python -m bench.compare cuda+kernel:6 cuda+kernel   the same by the C++ kernels
 
-A side is BACKEND or BACKEND:STEP_TOKENS; +kernel behind BACKEND stands for `--attention kernel`. The model is the
-bundled one in float32; a ratio is the median of those of neighbouring passes. MLX takes its products from the BLAS of
-its wheel, which is slow on Linux; see docs/benchmark.md.
+A side is BACKEND or BACKEND:STEP_TOKENS; +kernel behind BACKEND stands for `--attention kernel`, nothing for
+`--attention plain`. The model is the bundled one in float32; a ratio is the median of those of neighbouring passes. MLX
+takes its products from the BLAS of its wheel, which is slow on Linux; see docs/benchmark.md.
 """
 
 from __future__ import annotations

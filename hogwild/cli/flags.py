@@ -114,7 +114,7 @@ KVDtype = Annotated[
 ]
 Device = Annotated[str, _flag(_MODEL, "--device", "auto, or the backend's own name of one: cpu, cuda:1, gpu.")]
 Attention = Annotated[
-    str, _flag(_MODEL, "--attention", f"{', '.join(ATTENTIONS)}; auto takes kernels where they run, which info tells.")
+    str, _flag(_MODEL, "--attention", f"{', '.join(ATTENTIONS)}; auto takes kernels where they run, see hogwild info.")
 ]
 Compile = Annotated[
     bool,

@@ -79,5 +79,6 @@ def test_kernels_are_named_in_the_title():
     for attention, framework in (
         ("C++ kernels", "NumPy with C++ kernels"),
         ("torch operations; model compiled", "NumPy"),
+        ("torch operations, not C++ kernels: there is no compiler of kernels", "NumPy"),
     ):
         assert f", {framework}, " in script.title(replace(found, model={**found.model, "attention": attention}))

@@ -222,7 +222,8 @@ class TorchBackend:
             wanted = self._tables.to_device(plan.logit_tokens)
             return run(self._kernels.token_ids, self._kernels.positions, self._kernels.start(), wanted)
         if self._native is not None and self._few_rows is not None:
-            is_compiled = self._compiled is not None and not as_it_is  # it would be compiled again for other layers
+            # a compiled model would be compiled again for other layers
+            is_compiled = not as_it_is and self._compiled is not None and self._compiled.failure is None
             with contextlib.nullcontext() if is_compiled else self._few_rows.applied():
                 native = self._native.start(plan)
                 return run(native.token_ids, native.positions, native, native.logit_tokens)
