@@ -152,7 +152,7 @@ def _short(value: Any) -> str:
 def _sources(path: Path) -> Sequence[Path]:
     if path.is_file():
         return [path]
-    kinds = (".py", ".toml", ".metal", ".cpp", ".json")
+    kinds = (".py", ".toml", ".metal", ".cpp", ".h", ".json")
     return sorted(file for file in path.rglob("*") if file.suffix in kinds and "__pycache__" not in file.parts)
 
 

@@ -46,7 +46,7 @@ class World:
         self.compiler.write_text(
             "#!/bin/sh\n"
             f"case \"$*\" in *-dM*) echo key >> '{self._calls}'; cat '{self.says}' >&2;;\n"
-            f"*) echo build >> '{self._calls}'; test ! -e '{self.fails}' || exit 1;; esac\n"
+            f"*) echo build >> '{self._calls}'; test ! -e '{self.fails}' || {{ cat '{self.fails}' >&2; exit 1; }};; esac\n"
             f'exec "{true.path}" -O0 "$@"\n'
         )
         self.compiler.chmod(0o755)
@@ -204,8 +204,8 @@ def test_several_may_build_at_once(world: World) -> None:
 
 
 def test_a_build_that_fails_leaves_nothing(world: World) -> None:
-    world.fails.touch()
-    with pytest.raises(BuildError, match="fails"):
+    world.fails.write_text("/tmp/ccx8Zt.s: Assembler messages:\n/tmp/ccx8Zt.s:7: Error: no such instruction\n")
+    with pytest.raises(BuildError, match=r"my c\+\+ fails: Error: no such instruction$"):
         world.open()
     assert world.files() == []
     world.fails.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ class Compiler:
         if done.returncode != 0:
             done = self._run(*command)
         if done.returncode != 0:
-            raise BuildError(f"{self.path} fails: {done.stderr.strip().partition(chr(10))[0][:200]}")
+            raise BuildError(f"{self.path} fails: {_complaint(done.stderr)}")
 
     def _run(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "LC_ALL": "C"}  # its words are part of the key
@@ -80,6 +81,12 @@ def find_compiler(flags: Sequence[str] = ()) -> Compiler:
         if path is not None:
             return Compiler(os.path.abspath(path), (*FLAGS, *flags))
     raise BuildError(f"no C++ compiler (CXX, {', '.join(_NAMES)})")
+
+
+def _complaint(text: str) -> str:
+    """The first error, without the name of a temporary file before it: the same each time."""
+    error = re.search("error: .*", text, re.IGNORECASE)
+    return (error[0] if error else text.strip().partition("\n")[0])[:200]
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
