@@ -17,6 +17,8 @@ from numpy.typing import DTypeLike, NDArray
 from hogwild.core.pool import Leftovers, PagePool
 from hogwild.errors import LayoutError, OptionError
 
+LONG_PAGES = 8
+"""A run that begins with so many pages of tokens begins in pages of its own, so that it lies in one piece."""
 IntArray = NDArray[np.int64]
 Int32Array = NDArray[np.int32]
 
@@ -268,10 +270,10 @@ class Block:
         return slots
 
     def _find_leftover(self, count: int) -> int | None:
-        """The page in whose rest a run of so many tokens begins; a long one lies better in pages of its own."""
+        """The page in whose rest a run of so many tokens begins."""
         leftovers = self._pages.leftovers
         page = leftovers.last
-        if page is None or count >= self.pool.page_size:
+        if page is None or count >= LONG_PAGES * self.pool.page_size:
             return None
         if self.pool.rest(page):
             return page

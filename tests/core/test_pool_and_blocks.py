@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from pool_model import Key, World, apply, random_world
 
-from hogwild.core.blocks import Block
+from hogwild.core.blocks import LONG_PAGES, Block
 from hogwild.core.pool import PagePool
 from hogwild.errors import HogwildError, LayoutError, OptionError, PoolExhausted
 
@@ -140,7 +140,7 @@ def test_long_runs_begin_in_pages_of_their_own() -> None:
     common, step, text = Block(pool), Block(pool), Block(pool)
     step.append([1])
     common.link(step)
-    assert text.append([2, 3, 4, 5]).tolist() == [4, 5, 6, 7]
+    assert text.append([2] * 4 * LONG_PAGES).tolist() == list(range(4, 4 + 4 * LONG_PAGES))
     assert step.append([6]).tolist() == [1]
 
 
