@@ -170,9 +170,8 @@ class SharedCache:
         if len({row.own for row in rows}) != len(rows):
             raise LayoutError("two rows of a pass write the same block", expected="one writer for each block")
         self._check_blocks(dict.fromkeys(chain.from_iterable([row.view for row in rows])))
-        self._check_tokens(chain.from_iterable([row.token_ids for row in rows]))
-        for row, length in zip(rows, view_lengths(rows), strict=True):
-            self._check_length(row, length)
+        self._check_tokens(list(chain.from_iterable([row.token_ids for row in rows])))
+        self._check_lengths(rows)
 
     def _check_owner(self) -> None:
         if self.backend.pool_owner is not self:
@@ -191,7 +190,7 @@ class SharedCache:
                     remedy="make the block with new_block or block of this cache",
                 )
 
-    def _check_tokens(self, token_ids: Iterable[int]) -> None:
+    def _check_tokens(self, token_ids: Sequence[int]) -> None:
         vocab_size = self.backend.spec.vocab_size
         for token in token_ids:
             if not isinstance(token, (int, np.integer)) or not 0 <= token < vocab_size:
@@ -201,15 +200,18 @@ class SharedCache:
                     got=repr(token),
                 )
 
-    def _check_length(self, row: Row, length: int) -> None:
-        limit = self.backend.spec.context_size
-        if row.token_ids and length > limit:
-            raise PromptError(
-                f"the view of block {row.own.name!r} would be longer than the context",
-                expected=f"at most {limit} tokens",
-                got=f"{length} tokens",
-                remedy="shorten the prompt, or use a model with a longer context",
-            )
+    def _check_lengths(self, rows: Sequence[Row]) -> None:
+        limit, lengths = self.backend.spec.context_size, view_lengths(rows)
+        if max(lengths) <= limit:
+            return
+        for row, length in zip(rows, lengths, strict=True):
+            if row.token_ids and length > limit:
+                raise PromptError(
+                    f"the view of block {row.own.name!r} would be longer than the context",
+                    expected=f"at most {limit} tokens",
+                    got=f"{length} tokens",
+                    remedy="shorten the prompt, or use a model with a longer context",
+                )
 
 
 def _last_slots(row: Row) -> IntArray:

@@ -11,7 +11,7 @@ at index s of block b and whose first key is stored at position k, at `p + start
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Literal
@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from hogwild.core.blocks import Block, Int32Array, IntArray
-from hogwild.core.frame import UNSEEN, Frame, Runs, Shape
+from hogwild.core.frame import UNSEEN, Frame, Kept, Runs, Shape
 from hogwild.core.rotary import MAX_OFFSET
 from hogwild.errors import HogwildError, LayoutError
 
@@ -58,10 +58,11 @@ class Row:
 
 def view_lengths(rows: Sequence[Row]) -> list[int]:
     """Tokens in each row's view with those that all rows bring; rows write different blocks, before the pass."""
-    lengths = {block: len(block) for block in dict.fromkeys(chain.from_iterable([row.view for row in rows]))}
-    for row in rows:
-        lengths[row.own] += len(row.token_ids)
-    return [sum(map(lengths.__getitem__, row.view)) for row in rows]
+    views = [row.view for row in rows]
+    lengths = {block: len(block) for block in set(chain.from_iterable(views))}
+    for row, view in zip(rows, views, strict=True):
+        lengths[view[-1]] += len(row.token_ids)
+    return [sum(map(lengths.__getitem__, view)) for view in views]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class GroupPlan:
     runs: Runs
     run_start: IntArray  # [N + 1] first column of each run, and C
     column_slots: Int32Array  # [C] where the K/V of each column lies in the pool
+    kept: Kept = field(default_factory=Kept, repr=False)  # of `token_row`, from pass to pass
 
     @property
     def num_tokens(self) -> int:
@@ -178,9 +180,9 @@ class Planner:
         rows = list(chain.from_iterable(groups))
         planned = self._plan_groups(groups)
         return ForwardPlan(
-            token_ids=np.array([token for row in rows for token in row.token_ids], dtype=np.int64),
+            token_ids=np.array(list(chain.from_iterable([row.token_ids for row in rows])), dtype=np.int64),
             positions=_concatenate([group.positions for group in planned]),
-            write_slots=_concatenate(list(chain.from_iterable(appended))),
+            write_slots=_concatenate([slots for of_group in appended for slots in of_group]),
             logit_tokens=_logit_tokens(rows),
             groups=planned,
             num_slots=num_slots,
@@ -222,7 +224,8 @@ def _plan_group(rows: Sequence[Row], frame: Frame, token_start: int) -> GroupPla
         turns=frame.shape.turns(lengths),
         runs=runs,
         run_start=run_start,
-        column_slots=np.concatenate(slots),
+        column_slots=slots,
+        kept=frame.shape.kept,
     )
     _check_offsets(group)
     return group
@@ -253,4 +256,4 @@ def _check_offsets(group: GroupPlan) -> None:
 
 
 def _concatenate(arrays: Sequence[IntArray]) -> IntArray:
-    return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0] if arrays else np.empty(0, dtype=np.int64)

@@ -15,8 +15,10 @@ turned by `turn + shift`, which `offsets` lists beside `turns`. So nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,19 +64,17 @@ def cut_work(
     attended in another way; their tokens have no items.
     """
     groups = [group for g, group in enumerate(plan.groups) if g not in skip]
-    tile_ends = [_tile_ends(group, tile) for group in groups]
-    num_tiles = [int(ends[-1]) for ends in tile_ends]
-    chunks = [-(-group.num_tokens // query_tile) for group in groups]
-    total = sum(n * c for n, c in zip(num_tiles, chunks, strict=True))
-    parts = _Parts(plan.num_tokens)
-    for group, ends, n in zip(groups, tile_ends, num_tiles, strict=True):
+    tile_edges = [_tile_edges(group, tile) for group in groups]
+    num_tiles = [int(edges[-1]) for edges in tile_edges]
+    total = sum([n * -(-group.num_tokens // query_tile) for group, n in zip(groups, num_tiles, strict=True)])
+    parts = []
+    for group, edges, n in zip(groups, tile_edges, num_tiles, strict=True):
         splits = min(max(1, num_items * n // total), n)
-        parts.add(group, ends, _Cut(tile, query_tile, splits, by_block or span > 0, span))
-    return parts.joined()
+        parts.append(_cut_group(group, edges, _Cut(tile, query_tile, splits, by_block or span > 0, span)))
+    return parts[0] if len(parts) == len(plan.groups) == 1 else _joined(parts, groups, plan.num_tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
+class _Cut(NamedTuple):
     """How a group is cut."""
 
     tile: int
@@ -84,172 +84,172 @@ class _Cut:
     span: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Fixed:
+class _Fixed(NamedTuple):
     """What of a group's tables stays as it is until a run needs one tile more: t tokens, i items, s segments."""
 
     tokens: Int32Array  # [t, 5] without the positions
     items: Int32Array  # [i, 5]
     order: Int32Array
     segments: Int32Array  # [s, 5] without columns and lengths
-    run: IntArray  # [s] the run of each segment
-    skipped: IntArray  # [s] how many keys of the run come before it
+    pieces: _Pieces | None
 
 
-class _Parts:
-    """The tables of the groups seen so far."""
+class _Pieces(NamedTuple):
+    """Which part of a run each segment is; None where every segment is a whole run."""
 
-    def __init__(self, num_tokens: int) -> None:
-        self.tokens = np.zeros((num_tokens, 5), dtype=np.int32)
-        self.items: list[Int32Array] = []
-        self.order: list[Int32Array] = []
-        self.segments: list[Int32Array] = []
-        self.turns: list[Int32Array] = []
-        self.offsets: list[Int32Array] = []
-        self.column_slots: list[Int32Array] = []
-        self.num_items = self.num_places = self.num_segments = self.num_turns = self.num_columns = 0
-
-    def add(self, group: GroupPlan, tile_ends: IntArray, cut: _Cut) -> None:
-        """Add a group, cut in that way."""
-        before = (group.token_start, self.num_items, self.num_places, self.num_segments, self.num_turns)
-        key = (tile_ends.tobytes(), group.token_row.tobytes(), cut, before)
-        fixed = group.runs.derived("work", key, lambda: self._fixed(group, tile_ends, cut))
-        tokens = self.tokens[group.token_start : group.token_start + group.num_tokens]
-        tokens[:] = fixed.tokens
-        tokens[:, 0] = group.positions
-        segments = _with_columns(fixed, group)
-        if self.num_columns:
-            segments[:, 3] += self.num_columns
-        turns, offsets = _turns_and_offsets(group)
-        self.items.append(fixed.items)
-        self.order.append(fixed.order)
-        self.segments.append(segments)
-        self.turns.append(turns)
-        self.offsets.append(offsets)
-        self.column_slots.append(group.column_slots.astype(np.int32, copy=False))
-        self.num_items += len(fixed.items)
-        self.num_places += len(fixed.order)
-        self.num_segments += len(segments)
-        self.num_turns += len(turns)
-        self.num_columns += group.num_columns
-
-    def _fixed(self, group: GroupPlan, tile_ends: IntArray, cut: _Cut) -> _Fixed:
-        run, skipped, edges = _cut_columns(group, tile_ends, cut)
-        segments = np.empty((len(run), 5), dtype=np.int32)
-        segments[:, 0] = run
-        segments[:, 1] = group.run_index[run] + skipped
-        segments[:, 2] = group.run_shift[run]
-        items = self._items(group, run, edges, cut)
-        order, ends = _order(group, items[:, 4].reshape(-1, len(edges) - 1), cut)
-        tokens = self._tokens(group, cut, ends)
-        return _Fixed(tokens, items, order + np.int32(self.num_items), segments, run, skipped)
-
-    def _tokens(self, group: GroupPlan, cut: _Cut, ends: IntArray) -> Int32Array:
-        tokens = np.empty((group.num_tokens, 5), dtype=np.int32)
-        tokens[:, 1] = self.num_turns + group.token_row * group.num_runs
-        tokens[:, 2] = np.arange(group.num_tokens) % cut.query_tile
-        tokens[:, 3:] = self.num_places + ends
-        return tokens
-
-    def _items(self, group: GroupPlan, run: IntArray, edges: IntArray, cut: _Cut) -> Int32Array:
-        first = np.arange(0, group.num_tokens, cut.query_tile)
-        items = np.empty((len(first), len(edges) - 1, 5), dtype=np.int32)
-        items[..., 0] = group.token_start + first[:, None]
-        items[..., 1] = np.minimum(group.num_tokens - first, cut.query_tile)[:, None]
-        items[..., 2] = edges[:-1] + self.num_segments
-        items[..., 3] = edges[1:] + self.num_segments
-        items[..., 4] = group.run_block[run[edges[:-1]]] if cut.by_block else -1
-        return items.reshape(-1, 5)
-
-    def joined(self) -> WorkList:
-        return WorkList(
-            tokens=self.tokens,
-            items=_joined(self.items, 5),
-            order=_joined(self.order),
-            segments=_joined(self.segments, 5),
-            turns=_joined(self.turns),
-            offsets=_joined(self.offsets),
-            column_slots=_joined(self.column_slots),
-        )
+    run: IntArray  # [s + 1] the run of each segment, then N
+    skipped: IntArray  # [s + 1] how many keys of the run come before it, then 0
 
 
-def _order(group: GroupPlan, blocks: Int32Array, cut: _Cut) -> tuple[Int32Array, IntArray]:
+def _cut_group(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> WorkList:
+    """The work of one group, as if it were the only one."""
+    key = (tile_edges.tobytes(), group.token_row.tobytes(), cut)
+    fixed = group.runs.kept("work", key, lambda: _fixed(group, tile_edges, cut))
+    tokens = fixed.tokens.copy()
+    tokens[:, 0] = group.positions
+    turns, offsets = _turns_and_offsets(group)
+    slots = group.column_slots.astype(np.int32, copy=False)
+    return WorkList(tokens, fixed.items, fixed.order, _with_columns(fixed, group), turns, offsets, slots)
+
+
+def _joined(parts: Sequence[WorkList], groups: Sequence[GroupPlan], num_tokens: int) -> WorkList:
+    """The work of all groups; a token of a group that is not among them has no items."""
+    tokens, none = np.zeros((num_tokens, 5), dtype=np.int32), np.empty((0, 5), dtype=np.int32)
+    tables: list[tuple[Int32Array, ...]] = [(none, none[:, 0], none, none[:, 0], none[:, 0], none[:, 0])]
+    items = places = segments = turns = columns = 0
+    for part, group in zip(parts, groups, strict=True):
+        start = group.token_start
+        tokens[start : start + group.num_tokens] = part.tokens + _numbers(0, turns, 0, places, places)
+        of_items = part.items + _numbers(start, 0, segments, segments, 0)
+        of_segments = part.segments + _numbers(0, 0, 0, columns, 0)
+        tables.append((of_items, part.order + items, of_segments, part.turns, part.offsets, part.column_slots))
+        items, places, segments = items + part.num_items, places + len(part.order), segments + len(of_segments)
+        turns, columns = turns + len(part.turns), columns + group.num_columns
+    return WorkList(tokens, *map(np.concatenate, zip(*tables, strict=True)))
+
+
+def _numbers(*values: int) -> Int32Array:
+    return np.array(values, dtype=np.int32)
+
+
+def _fixed(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> _Fixed:
+    pieces, first = _cut_columns(group, tile_edges, cut)
+    key = (group.token_row.tobytes(), cut.query_tile, len(first) - 1)
+    tokens, items, order = group.kept("dealt", key, lambda: _dealt(group.token_row, cut.query_tile, len(first) - 1))
+    tokens, items = tokens.copy(), items.copy()
+    tokens[:, 1] = group.token_row * group.num_runs
+    items[..., 2] = first[:-1]
+    items[..., 3] = first[1:]
+    if cut.by_block:
+        items[..., 4] = group.run_block[first[:-1] if pieces is None else pieces.run[first[:-1]]]
+    if cut.span:
+        order, tokens[:, 3:] = _order_of_views(group, items[0, :, 4], cut)
+    return _Fixed(tokens, items.reshape(-1, 5), order, _segments(group, pieces), pieces)
+
+
+def _segments(group: GroupPlan, pieces: _Pieces | None) -> Int32Array:
+    """`[s, 5]` without columns and lengths."""
+    run, index, shift = np.arange(group.num_runs), group.run_index, _shift(group)
+    if pieces is not None:
+        run = pieces.run[:-1]
+        index, shift = index.take(run) + pieces.skipped[:-1], shift.take(run)
+    segments = np.empty((len(run), 5), dtype=np.int32)
+    segments[:, 0] = run
+    segments[:, 1] = index
+    segments[:, 2] = shift
+    return segments
+
+
+def _dealt(token_row: IntArray, query_tile: int, num_splits: int) -> tuple[Int32Array, Int32Array, Int32Array]:
+    """What depends on the rows of the tokens alone.
+
+    `tokens [t, 5]` without positions and turns, `items [chunks, splits, 5]` without segments, and `order`: a
+    token adds up all items of its chunk.
+    """
+    numbers = np.arange(len(token_row))
+    chunk, place = np.divmod(numbers, query_tile)
+    tokens = np.zeros((len(numbers), 5), dtype=np.int32)
+    tokens[:, 2] = place
+    tokens[:, 3] = chunk * num_splits
+    tokens[:, 4] = tokens[:, 3] + num_splits
+    first = numbers[::query_tile, None]
+    items = np.full((len(first), num_splits, 5), -1, dtype=np.int32)
+    items[..., 0] = first
+    items[..., 1] = np.minimum(len(numbers) - first, query_tile)
+    return tokens, items, np.arange(len(first) * num_splits, dtype=np.int32)
+
+
+def _order_of_views(group: GroupPlan, blocks: Int32Array, cut: _Cut) -> tuple[Int32Array, IntArray]:
     """The items that the tokens add up, and `[t, 2]` where each token's begin and end among them.
 
-    blocks: `[chunks, splits]` those of the items, which are counted from 0. Without `span` a token has all items of its
-    chunk, else those of the blocks that it sees: the farther away a block, the earlier it stands in the view.
+    blocks: `[splits]` those of the items of a chunk. A token has the items of the blocks that it sees: the farther away
+    a block, the earlier it stands in the view.
     """
-    num_splits = blocks.shape[1]
-    chunk = np.arange(group.num_tokens) // cut.query_tile
-    if not cut.span:
-        return np.arange(blocks.size, dtype=np.int32), (chunk[:, None] + (0, 1)) * num_splits
-    turns = group.turns[:, blocks[0]]  # [R, splits]
+    chunk, turns = np.arange(group.num_tokens) // cut.query_tile, group.turns[:, blocks]  # [R, splits]
     by_distance, counts = np.argsort(-turns, axis=1, kind="stable"), (turns != UNSEEN).sum(axis=1)
     first = np.flatnonzero(np.diff(chunk * len(turns) + group.token_row, prepend=-1))  # token of each row in each chunk
     rows = group.token_row[first].tolist()
-    lists = [by_distance[row, : counts[row]] + chunk[t] * num_splits for t, row in zip(first, rows, strict=True)]
+    lists = [by_distance[row, : counts[row]] + chunk[t] * len(blocks) for t, row in zip(first, rows, strict=True)]
     end = counts[rows].cumsum()
     ends = np.stack([end - counts[rows], end], axis=1)
     return np.concatenate(lists).astype(np.int32), ends.repeat(np.diff(first, append=group.num_tokens), axis=0)
 
 
-def _joined(parts: list[Int32Array], width: int | None = None) -> Int32Array:
-    if len(parts) == 1:
-        return parts[0]
-    empty = np.empty((0,) if width is None else (0, width), dtype=np.int32)
-    return np.concatenate([empty, *parts])
-
-
 def _turns_and_offsets(group: GroupPlan) -> tuple[Int32Array, Int32Array]:
     """`[R * N]` each: `GroupPlan.run_turns` and `GroupPlan.offsets`, made in 32 bits from the start."""
-    shift = group.runs.derived("shift", None, lambda: group.run_shift.astype(np.int32))
     turns = group.runs.of_each(group.turns.astype(np.int32))
-    offsets = turns + shift
-    if np.minimum.reduce(group.turns, axis=None) == UNSEEN:  # not while every row reads every block
-        np.copyto(offsets, 0, where=turns == UNSEEN)
+    offsets = turns + _shift(group)
+    if group.turns.item(group.turns.argmin()) == UNSEEN:  # not while every row reads every block
+        offsets[turns == UNSEEN] = 0
     return turns.ravel(), offsets.ravel()
 
 
-def _tile_ends(group: GroupPlan, tile: int) -> IntArray:
-    """How many tiles the runs take, up to each: `ceil(n / tile)` for n keys."""
-    ends: IntArray = -((group.run_start[:-1] - group.run_start[1:]) // tile).cumsum()
-    return ends
+def _shift(group: GroupPlan) -> Int32Array:
+    return group.runs.kept("shift", None, lambda: (group.run_position - group.run_index).astype(np.int32))
 
 
-def _cut_columns(group: GroupPlan, tile_ends: IntArray, cut: _Cut) -> tuple[IntArray, IntArray, IntArray]:
+def _tile_edges(group: GroupPlan, tile: int) -> IntArray:
+    """`[N + 1]` how many tiles the runs before each take, `ceil(n / tile)` for n keys; then those of all."""
+    tiles = np.zeros(len(group.run_start), dtype=np.int64)
+    np.floor_divide(group.run_start[:-1] - group.run_start[1:], tile, out=tiles[1:])  # times -1, so that it rounds up
+    return np.subtract.accumulate(tiles)
+
+
+def _cut_columns(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> tuple[_Pieces | None, IntArray]:
     """Cut a group's columns into segments, in reading order, and deal these out to the splits.
 
-    Returns `run [s]` and `skipped [s]` as in `_Fixed`, and `[k + 1]`: the first segment of each split, then s. Every
-    run begins a segment, and so does every edge of a split within a run. Edges are counted in tiles.
+    Returns the segments, and `[k + 1]`: the first one of each split, then s. Every run begins a segment, and so does
+    every edge of a split within a run. Edges are counted in tiles.
     """
-    num_runs, total = group.num_runs, int(tile_ends[-1])
-    edges = np.arange(cut.num_splits) * total // cut.num_splits
+    total = int(tile_edges[-1])
+    edges = np.arange(cut.num_splits + 1) * total // cut.num_splits
     if cut.by_block:
         first_runs = np.flatnonzero(np.diff(group.run_block, prepend=-1))
-        block_starts = np.append(0, tile_ends)[first_runs]
-        edges = _spans(block_starts, total, cut.span) if cut.span else np.union1d(edges, block_starts)
-    run_of_edge = tile_ends.searchsorted(edges, side="right")  # few edges are searched for, not many runs
-    past = edges - np.append(0, tile_ends)[run_of_edge]
-    is_within = past > 0
-    segment_of_edge = run_of_edge + is_within.cumsum()
-    within = segment_of_edge[is_within]
-    run, skipped = np.ones(num_runs + len(within), dtype=np.int64), np.zeros(num_runs + len(within), dtype=np.int64)
-    run[0] = run[within] = 0
-    skipped[within] = past[is_within] * cut.tile
-    return run.cumsum(), skipped, np.append(segment_of_edge, len(run))
+        starts = tile_edges[first_runs]
+        edges = _spans(starts, total, cut.span) if cut.span else np.union1d(edges, starts)
+    run_of_edge = tile_edges[1:].searchsorted(edges, side="right")  # few edges are searched for, not many runs
+    past = edges - tile_edges.take(run_of_edge)
+    (within,) = past.nonzero()
+    if not len(within):
+        return None, run_of_edge
+    first = run_of_edge + (past > 0).cumsum()
+    begun = first[within]
+    run, skipped = np.ones(first[-1] + 1, dtype=np.int64), np.zeros(first[-1] + 1, dtype=np.int64)
+    run[0] = run[begun] = 0
+    skipped[begun] = past[within] * cut.tile
+    return _Pieces(run.cumsum(), skipped), first
 
 
 def _spans(starts: IntArray, total: int, span: int) -> IntArray:
-    """Every `span` tiles of each block, whose first tiles are `starts`, of `total`."""
-    ends = np.append(starts[1:], total)
-    return np.concatenate([np.arange(start, end, span) for start, end in zip(starts, ends, strict=True)])
+    """Every `span` tiles of each block, whose first tiles are `starts`, of `total`; then `total`."""
+    ends = [*starts[1:].tolist(), total]
+    return np.array([*chain.from_iterable(map(range, starts.tolist(), ends, repeat(span))), total])
 
 
 def _with_columns(fixed: _Fixed, group: GroupPlan) -> Int32Array:
     """The segments with their first columns and lengths as they are in this pass."""
-    column = np.empty(len(fixed.run) + 1, dtype=np.int64)
-    np.add(group.run_start.take(fixed.run), fixed.skipped, out=column[:-1])
-    column[-1] = group.num_columns  # a segment ends where the next one begins; the last one at the end of the last run
+    run_start, pieces = group.run_start, fixed.pieces
+    column = run_start if pieces is None else run_start.take(pieces.run) + pieces.skipped
     segments = fixed.segments.copy()
     segments[:, 3] = column[:-1]
     segments[:, 4] = column[1:] - column[:-1]

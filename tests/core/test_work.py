@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from core_invariants import Violation
-from work_faults import FAULTS
+from work_faults import FAULTS, MEMORY_FAULTS
 from work_oracle import ATTENTION, CHECKS, Cut, carry_out, random_cut
 
 from hogwild.conformance.cases import attention_case
@@ -74,31 +74,56 @@ def test_how_the_work_is_cut_changes_the_answer_by_rounding_alone() -> None:
         np.testing.assert_allclose(answer, exact_attention(case).output, atol=1e-12)
 
 
-def test_what_is_remembered_from_pass_to_pass_changes_no_table() -> None:
-    """Two sessions write 1 to 20 tokens a pass, so that tiles come and go, and publish or cut a step now and then."""
-    rng, pool, planner = np.random.default_rng(0), PagePool(64), Planner()
+TABLES = ("tokens", "items", "order", "segments", "turns", "offsets", "column_slots")
+
+
+def remember(num_passes: int) -> None:
+    """Two sessions write 1 to 20 tokens a pass, so that tiles come and go, and publish or cut a step now and then.
+
+    What is remembered from pass to pass changes no table, and a work list that was given out never changes.
+    """
+    rng, pool, planner, given_out = np.random.default_rng(0), PagePool(64), Planner(), []
     sessions = [[Block(pool) for _ in range(4)] for _ in range(2)]  # a common block, three workers
     for common, *_ in sessions:
         common.append([0] * 50)
-    for _ in range(150):
+    for _ in range(num_passes):
         for common, *owns in sessions:
             own = owns[rng.integers(3)]
             if rng.random() < 0.2 and len(own):
                 common.link(own)
             elif rng.random() < 0.1:
                 own.truncate(len(own) // 2)
-        new = [0] * int(rng.choice([1, 1, 1, 20]))
         groups = [
             [Row((common, *(b for b in owns if b is not own), own), (0,)) for own in owns] for common, *owns in sessions
         ]
-        groups[0][0] = Row(groups[0][0].view, tuple(new))
+        many = int(rng.integers(3))
+        groups[0][many] = Row(groups[0][many].view, (0,) * int(rng.choice([1, 2, 2, 20])))
         slots = [[row.own.append(row.token_ids) for row in group] for group in groups]
-        how = {"tile": 16, "query_tile": 4, "num_items": 12, "by_block": bool(rng.integers(2))}
-        kept = planner.plan(groups, pool.num_slots, slots)
-        fresh = build_plan(groups, pool.num_slots, slots)
-        for table in ("tokens", "items", "segments", "turns", "offsets", "column_slots"):
-            seen, expected = (getattr(cut_work(plan, **how), table) for plan in (kept, fresh))
-            np.testing.assert_array_equal(seen, expected, err_msg=table)
+        how = {
+            "tile": 16,
+            "query_tile": 4,
+            "num_items": 12,
+            "by_block": rng.random() < 0.1,
+            "span": int(rng.choice([0, 0, 2])),
+        }
+        kept, fresh = (cut_work(plan(groups, pool.num_slots, slots), **how) for plan in (planner.plan, build_plan))
+        for table in TABLES:
+            np.testing.assert_array_equal(getattr(kept, table), getattr(fresh, table), err_msg=table)
+        given_out.append((kept, fresh))
+    for kept, fresh in given_out:
+        for table in TABLES:
+            np.testing.assert_array_equal(getattr(kept, table), getattr(fresh, table), err_msg=f"{table}, later")
+
+
+def test_what_is_remembered_from_pass_to_pass_changes_no_table() -> None:
+    remember(150)
+
+
+@pytest.mark.parametrize("fault", MEMORY_FAULTS)
+def test_what_is_remembered_wrongly_is_caught(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MEMORY_FAULTS[fault](monkeypatch)
+    with pytest.raises((AssertionError, ValueError)):
+        remember(150)
 
 
 def test_a_group_that_is_skipped_has_no_work() -> None:

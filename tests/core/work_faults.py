@@ -11,7 +11,7 @@ import pytest
 from work_oracle import ATTENTION
 
 from hogwild.core import work
-from hogwild.core.frame import UNSEEN
+from hogwild.core.frame import UNSEEN, Kept
 from hogwild.core.plan import GroupPlan
 from hogwild.core.work import WorkList
 
@@ -43,6 +43,12 @@ def _segments(patch: Patch, change: Callable[[Any], None]) -> None:
         return replace(made, segments=segments)
 
     _tables(patch, changed)
+
+
+def _numbers_of_groups(patch: Patch, change: Callable[..., tuple[int, ...]]) -> None:
+    """`change` alters what is added to a row of a group's tables where they are joined to those of other groups."""
+    numbers = work._numbers
+    patch.setattr(work, "_numbers", lambda *values: numbers(*change(*values)))
 
 
 @fault(ATTENTION)
@@ -88,13 +94,7 @@ def keys_are_counted_from_the_start_of_their_run(patch: Patch) -> None:
 
 @fault(ONCE)
 def a_later_group_reads_the_turns_of_the_first(patch: Patch) -> None:
-    add = work._Parts.add
-
-    def forgetful(self: Any, *args: Any) -> None:
-        self.num_turns = 0
-        add(self, *args)
-
-    patch.setattr(work._Parts, "add", forgetful)
+    _numbers_of_groups(patch, lambda a, b, c, d, e: (a, 0, c, d, e))
 
 
 @fault(ONCE)
@@ -114,13 +114,10 @@ def rows_are_swapped(patch: Patch) -> None:
 
 @fault("segments begin at a tile of their run and end in it")
 def a_later_group_reads_the_columns_of_the_first(patch: Patch) -> None:
-    add = work._Parts.add
-
-    def forgetful(self: Any, *args: Any) -> None:
-        self.num_columns = 0
-        add(self, *args)
-
-    patch.setattr(work._Parts, "add", forgetful)
+    """Of the tables of a group only segments have a number in the fourth column alone."""
+    _numbers_of_groups(
+        patch, lambda a, b, c, d, e: (a, b, c, d if e else 0, e) if a == b == c == 0 else (a, b, c, d, e)
+    )
 
 
 @fault("segments begin at a tile of their run and end in it")
@@ -161,11 +158,11 @@ def the_last_chunk_is_taken_as_full(patch: Patch) -> None:
 def the_last_item_takes_what_is_left(patch: Patch) -> None:
     cut = work._cut_columns
 
-    def uneven(group: GroupPlan, tile_ends: Any, how: Any) -> Any:
-        run, skipped, edges = cut(group, tile_ends, how)
+    def uneven(group: GroupPlan, tile_edges: Any, how: Any) -> Any:
+        pieces, first = cut(group, tile_edges, how)
         if not how.by_block:
-            edges[1:-1] = np.arange(1, len(edges) - 1)
-        return run, skipped, edges
+            first[1:-1] = np.arange(1, len(first) - 1)
+        return pieces, first
 
     patch.setattr(work, "_cut_columns", uneven)
 
@@ -193,9 +190,61 @@ def spans_are_counted_from_the_first_tile_of_all(patch: Patch) -> None:
 @fault("an item by block reads one block")
 def blocks_are_not_kept_apart(patch: Patch) -> None:
     cut = work._cut_columns
-    patch.setattr(work, "_cut_columns", lambda *args: cut(*args[:-1], replace(args[-1], by_block=False)))
+    patch.setattr(work, "_cut_columns", lambda *args: cut(*args[:-1], args[-1]._replace(by_block=False)))
 
 
 @fault("all tables are int32")
 def tables_keep_64_bits(patch: Patch) -> None:
     _tables(patch, lambda made: replace(made, turns=made.turns.astype(np.int64)))
+
+
+MEMORY_FAULTS: dict[str, Callable[[Patch], None]] = {}
+"""Faults in what is kept from pass to pass: a work list made at once knows nothing of them."""
+
+
+def memory_fault(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    MEMORY_FAULTS[plant.__name__] = plant
+    return plant
+
+
+def _kept_without(patch: Patch, what: str, part: Callable[[Any], Any]) -> None:
+    """Of the key of `what` only a part is compared."""
+    kept = Kept.__call__
+    patch.setattr(
+        Kept, "__call__", lambda self, name, key, make: kept(self, name, part(key) if name == what else key, make)
+    )
+
+
+@memory_fault
+def segments_are_kept_though_a_run_needs_one_tile_more(patch: Patch) -> None:
+    _kept_without(patch, "work", lambda key: key[1:])
+
+
+@memory_fault
+def segments_are_kept_though_tokens_come_from_other_rows(patch: Patch) -> None:
+    _kept_without(patch, "work", lambda key: (key[0], len(key[1]), key[2]))
+
+
+@memory_fault
+def segments_are_kept_though_they_are_cut_in_another_way(patch: Patch) -> None:
+    _kept_without(patch, "work", lambda key: key[:2])
+
+
+@memory_fault
+def items_are_kept_though_there_are_more_tokens(patch: Patch) -> None:
+    _kept_without(patch, "dealt", lambda key: key[1:])
+
+
+@memory_fault
+def items_are_kept_though_there_are_more_of_them(patch: Patch) -> None:
+    _kept_without(patch, "dealt", lambda key: key[:2])
+
+
+@memory_fault
+def what_is_kept_is_written_by_the_next_pass(patch: Patch) -> None:
+    class Uncopied(np.ndarray[Any, Any]):
+        def copy(self, *args: Any) -> Uncopied:
+            return self
+
+    dealt = work._dealt
+    patch.setattr(work, "_dealt", lambda *args: [table.view(Uncopied) for table in dealt(*args)])
