@@ -217,3 +217,23 @@ def test_wrong_numbers_are_seen_when_a_model_is_loaded(
     assert caches[0].backend.info.attention.startswith(f"{INSTEAD}over shared blocks the model gives other logits")
     logits = [cache.to_numpy(cache.forward([Row((cache.new_block(),), (3, 4, 5, 6))])) for cache in caches]
     np.testing.assert_array_equal(*logits)
+
+
+def test_codes_are_checked_when_a_model_is_loaded(
+    library: Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Rounding would hide such a fault from a comparison with the model's own forward."""
+    folder, true = CASES[0].write(tmp_path), library.attend
+    in_8_bits = replace(AUTO, kv_dtype="int8")
+    assert load_folder(folder, in_8_bits).info.attention == "C++ kernels"
+
+    def without_scales(arguments: Any) -> None:
+        if arguments.key_scales:
+            arguments.key_scales = arguments.value_scales
+        true(arguments)
+
+    monkeypatch.setattr(library, "attend", without_scales, raising=False)
+    assert load_folder(folder, AUTO).info.attention == "C++ kernels"
+    backend = load_folder(folder, in_8_bits)
+    assert backend.info.attention.startswith(f"{INSTEAD}over K/V in 8 bits the kernels give other logits")
+    assert backend.info.kv_dtype == "int8"

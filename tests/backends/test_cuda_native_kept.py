@@ -29,7 +29,7 @@ KEY = "0" * 32
 
 
 class World:
-    """Small sources, and a compiler that counts its calls and says what it is told to say."""
+    """Small sources, and a compiler that writes down its calls."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         try:
@@ -37,16 +37,17 @@ class World:
         except BuildError as error:
             pytest.skip(str(error))
         self.sources, self.cache, self._calls = folder / "sources", folder / "user" / "cache", folder / "calls"
-        self.says, self.fails = folder / "says", folder / "fails"
+        self.when_asked, self.when_building = folder / "asked", folder / "building"  # what it does besides
         self.compiler = folder / "bin" / "my c++"
         self.sources.mkdir()
         (self.sources / "tiny.cpp").write_text(SOURCE)
-        self.says.write_text("")
+        self.when_asked.touch()
+        self.when_building.touch()
         self.compiler.parent.mkdir()
         self.compiler.write_text(
             "#!/bin/sh\n"
-            f"case \"$*\" in *-dM*) echo key >> '{self._calls}'; cat '{self.says}' >&2;;\n"
-            f"*) echo build >> '{self._calls}'; test ! -e '{self.fails}' || {{ cat '{self.fails}' >&2; exit 1; }};; esac\n"
+            f"case \"$*\" in *-dM*) echo key >> '{self._calls}'; . '{self.when_asked}';;\n"
+            f"*) echo build >> '{self._calls}'; . '{self.when_building}';; esac\n"
             f'exec "{true.path}" -O0 "$@"\n'
         )
         self.compiler.chmod(0o755)
@@ -84,7 +85,7 @@ def add_header(world: World) -> None:
 
 
 def other_machine(world: World) -> None:
-    world.says.write_text("-march=another -mavx9\n")
+    world.when_asked.write_text("echo -march=another -mavx9 >&2")
 
 
 def other_compiler(world: World) -> None:
@@ -204,17 +205,16 @@ def test_several_may_build_at_once(world: World) -> None:
 
 
 def test_a_build_that_fails_leaves_nothing(world: World) -> None:
-    world.fails.write_text("/tmp/ccx8Zt.s: Assembler messages:\n/tmp/ccx8Zt.s:7: Error: no such instruction\n")
-    with pytest.raises(BuildError, match=r"my c\+\+ fails: Error: no such instruction$"):
+    world.when_building.write_text("echo '/tmp/x8.s: Assembler messages:\n/tmp/x8.s:7: Error: what is it' >&2; exit 1")
+    with pytest.raises(BuildError, match=r"my c\+\+ fails: Error: what is it$"):
         world.open()
     assert world.files() == []
-    world.fails.unlink()
+    world.when_building.write_text("")
     assert world.open() == "key build"
 
 
 def test_a_compiler_that_tells_nothing_builds_each_time(world: World) -> None:
-    text = world.compiler.read_text()
-    world.compiler.write_text(text.replace(f"cat '{world.says}' >&2", "exit 1"))
+    world.when_asked.write_text("exit 1")
     assert world.open() == world.open() == "key build"
     assert world.files() == []
 

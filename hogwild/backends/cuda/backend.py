@@ -19,7 +19,7 @@ from hogwild.backends.cuda.angles import AngleTables
 from hogwild.backends.cuda.attention import PASS_KEYWORD, Pass, SharedPass, register_attention
 from hogwild.backends.cuda.certify import certify_layers
 from hogwild.backends.cuda.channel import device_of, open_channel
-from hogwild.backends.cuda.choice import Choice, choose_attention
+from hogwild.backends.cuda.choice import PLAIN, Choice, choose_attention
 from hogwild.backends.cuda.compiled import CompiledModel
 from hogwild.backends.cuda.device_plan import to_device_plan
 from hogwild.backends.cuda.facts import context_size_of, decoder_layers, model_spec, use_blocks
@@ -29,7 +29,7 @@ from hogwild.backends.cuda.native.attention import NativeAttention
 from hogwild.backends.cuda.native.linear import FewRows
 from hogwild.backends.cuda.pool import KVPool
 from hogwild.backends.cuda.sampling import sample
-from hogwild.backends.cuda.self_check import check_against_plain
+from hogwild.backends.cuda.self_check import check_against_operations, check_against_plain, short_view
 from hogwild.backends.cuda.shares import Measuring
 from hogwild.backends.cuda.workspace import Workspace
 from hogwild.backends.options import LoadOptions
@@ -106,12 +106,11 @@ class TorchBackend:
         self._compiled = _compiled(model, modules, options)
         wanted = choose_attention(options, layers, first.dtype, first.device)
         try:
-            self._check(wanted)
+            self._check(wanted, options.kv_dtype)
         except ModelRefused as error:
             if not wanted.kernels or options.attention == "kernel":
                 raise
-            self._check(wanted.without_kernels(error))
-        self._new_pool(options.kv_dtype)
+            self._check(wanted.without_kernels(error), options.kv_dtype)
         if self._compiled is not None:
             self._compiled.warn()
 
@@ -187,25 +186,33 @@ class TorchBackend:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _check(self, choice: Choice) -> None:
+    def _check(self, choice: Choice, kv_dtype: str) -> None:
         """Take this attention, and refuse the model unless a short view gives its own logits."""
+        layers, vocab_size = self._spec.layers, self._spec.vocab_size
+        with quiet():
+            self._take(choice, "auto")  # in 8 bits, rounding could pass for an error of the model, or hide one
+            check_against_plain(self.model, layers, vocab_size, self._check_logits)
+            self._take(choice, kv_dtype)
+            if choice.kernels and kv_dtype == "int8" and find_ranks() is None:  # another rank may have no kernels
+                kernels = short_view(layers, vocab_size, self._check_logits)
+                self._take(PLAIN, kv_dtype)
+                check_against_operations(self.model, kernels, short_view(layers, vocab_size, self._check_logits))
+                self._take(choice, kv_dtype)
+
+    def _take(self, choice: Choice, kv_dtype: str) -> None:
+        """Attend so, with an empty pool and what holds on to its arrays."""
         self._choice = choice
         self._few_rows = None if choice.library is None else FewRows(self.model, choice.library)
-        self._new_pool("auto")  # in 8 bits, rounding could pass for an error of the model, or hide one
-        with quiet():
-            check_against_plain(self.model, self._spec.layers, self._spec.vocab_size, self._check_logits)
-
-    def _new_pool(self, kv_dtype: str) -> None:
-        """An empty pool, and what holds on to its arrays."""
         self.pool = KVPool(self._spec.layers, self._dtype, self._device, kv_dtype)
         self._kernels: KernelAttention | None = None
         self._graphs: DecodeGraphs | None = None
         self._sample_graphs: SampleGraphs | None = None
         self._native: NativeAttention | None = None
-        library = self._choice.library
-        if library is not None:
-            self._native = NativeAttention(library, self.pool, self._spec.layers, self._spec.num_heads, self._tables)
-        elif self._choice.kernels:
+        if choice.library is not None:
+            self._native = NativeAttention(
+                choice.library, self.pool, self._spec.layers, self._spec.num_heads, self._tables
+            )
+        elif choice.kernels:
             from hogwild.backends.cuda.kernels.attention import KernelAttention  # imports triton
 
             self._kernels = KernelAttention(self.pool, self._spec.layers, self._spec.num_heads)

@@ -1,8 +1,12 @@
-"""The last check at load: a view of two blocks must give the logits of the model's own plain forward."""
+"""The last checks at load: a view of two blocks must give the logits of the model's own plain forward.
+
+With K/V in 8 bits kernels must also give the logits of torch's operations.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +17,7 @@ from hogwild.backends.cuda.attention import ATTENTION_NAME
 from hogwild.core.blocks import Block
 from hogwild.core.plan import ForwardPlan, Row, build_plan
 from hogwild.core.pool import PagePool
-from hogwild.errors import ModelRefused
+from hogwild.errors import HogwildError, ModelRefused
 
 NUM_TOKENS = 12
 MAX_WINDOW = 64  # windows up to this many tokens are reached by the check
@@ -21,6 +25,8 @@ TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 5e-2, torc
 
 
 QUANTISED_TOLERANCE = 1e-1  # activations may be rounded to 8 bits, where the last bit of a float decides a step
+IN_8_BITS = 1e-2  # the last bit of a float decides a code of K or V
+_REMEDY = "use another model; this one cannot be computed exactly over shared blocks"
 
 
 def check_against_plain(
@@ -30,28 +36,63 @@ def check_against_plain(
 
     logits_of: makes room for a plan, runs it and gives its logits.
     """
-    windows = [layer.window for layer in layers if layer.window is not None and layer.window <= MAX_WINDOW]
-    length = max([NUM_TOKENS, *(window + NUM_TOKENS // 2 for window in windows)])
-    tokens = np.linspace(1, vocab_size - 2, length).astype(np.int64)
-    split = length // 3
+    tokens = _tokens(layers, vocab_size)
+    with _refusing():
+        plain = _plain_logits(model, tokens)[len(tokens) // 3 :]
+    blocks = short_view(layers, vocab_size, logits_of)
+    _compare(
+        blocks, plain, _tolerance(model), "over shared blocks the model gives other logits than its own plain forward"
+    )
+
+
+def short_view(layers: Sequence[LayerSpec], vocab_size: int, logits_of: Callable[[ForwardPlan], Tensor]) -> Tensor:
+    """Logits `[n, V]` of the second of two blocks, as `check_against_plain` has them."""
+    tokens = _tokens(layers, vocab_size)
+    with _refusing():
+        return _block_logits(tokens, len(tokens) // 3, logits_of)
+
+
+def check_against_operations(model: nn.Module, kernels: Tensor, operations: Tensor) -> None:
+    """Raise `ModelRefused` when over K/V in 8 bits a short view has other logits by kernels than by operations."""
+    tolerance = max(IN_8_BITS, _tolerance(model))
+    _compare(kernels, operations, tolerance, "over K/V in 8 bits the kernels give other logits than torch's operations")
+
+
+def _tolerance(model: nn.Module) -> float:
+    is_quantised = getattr(model, "hf_quantizer", None) is not None
+    return QUANTISED_TOLERANCE if is_quantised else TOLERANCE[next(model.parameters()).dtype]
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """A model or a kernel that fails, in whatever way, was not shown to be right."""
     try:
-        plain = _plain_logits(model, tokens)[split:]
-        blocks = _block_logits(tokens, split, logits_of)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        yield
+    except HogwildError:
+        raise
+    except Exception as error:
         raise ModelRefused(
             "a short pass of the model failed",
             got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            remedy="use another model; this one cannot be computed exactly over shared blocks",
+            remedy=_REMEDY,
         ) from error
-    dtype = next(model.parameters()).dtype
-    tolerance = QUANTISED_TOLERANCE if getattr(model, "hf_quantizer", None) is not None else TOLERANCE[dtype]
-    deviation = _deviation(blocks, plain, of_most=tolerance >= TOLERANCE[torch.float16])
+
+
+def _tokens(layers: Sequence[LayerSpec], vocab_size: int) -> np.ndarray:
+    """As many as reach beyond the windows that are not too long."""
+    windows = [layer.window for layer in layers if layer.window is not None and layer.window <= MAX_WINDOW]
+    length = max([NUM_TOKENS, *(window + NUM_TOKENS // 2 for window in windows)])
+    return np.linspace(1, vocab_size - 2, length).astype(np.int64)
+
+
+def _compare(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    deviation = _deviation(found, expected, of_most=tolerance >= TOLERANCE[torch.float16])
     if not deviation <= tolerance:
         raise ModelRefused(
-            "over shared blocks the model gives other logits than its own plain forward",
+            what,
             expected=f"a relative difference of at most {tolerance:.0e}",
             got=f"{deviation:.1e}",
-            remedy="use another model; this one cannot be computed exactly over shared blocks",
+            remedy=_REMEDY,
         )
 
 
