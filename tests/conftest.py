@@ -39,7 +39,8 @@ def _preload_openblas() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before collection, since a test module may import mlx.core at once. The user's own caches are left alone."""
-    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("user-cache"))
+    if config.pluginmanager.hasplugin("cacheprovider"):  # the tests that tests start have the same environment
+        os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("user-cache"))
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         _preload_openblas()
 
