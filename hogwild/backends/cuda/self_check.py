@@ -37,19 +37,20 @@ def check_against_plain(
     logits_of: makes room for a plan, runs it and gives its logits.
     """
     tokens = _tokens(layers, vocab_size)
+    split = len(tokens) // 3
     with _refusing():
-        plain = _plain_logits(model, tokens)[len(tokens) // 3 :]
-    blocks = short_view(layers, vocab_size, logits_of)
+        plain = _plain_logits(model, tokens)[split:]
+        blocks = _block_logits(tokens, split, split + (len(tokens) - split) // 3, logits_of)
     _compare(
         blocks, plain, _tolerance(model), "over shared blocks the model gives other logits than its own plain forward"
     )
 
 
 def short_view(layers: Sequence[LayerSpec], vocab_size: int, logits_of: Callable[[ForwardPlan], Tensor]) -> Tensor:
-    """Logits `[n, V]` of the second of two blocks, as `check_against_plain` has them."""
+    """Logits `[n, V]` of the second of two blocks; `logits_of` as for `check_against_plain`. Three passes."""
     tokens = _tokens(layers, vocab_size)
     with _refusing():
-        return _block_logits(tokens, len(tokens) // 3, logits_of)
+        return _block_logits(tokens, len(tokens) // 3, len(tokens) - 1, logits_of)
 
 
 def check_against_operations(model: nn.Module, kernels: Tensor, operations: Tensor) -> None:
@@ -117,8 +118,8 @@ def _plain_logits(model: nn.Module, tokens: np.ndarray) -> Tensor:
         model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
 
 
-def _block_logits(tokens: np.ndarray, split: int, logits_of: Callable[[ForwardPlan], Tensor]) -> Tensor:
-    """The second block's logits: a few tokens in one pass, the others one by one, with the first block in view.
+def _block_logits(tokens: np.ndarray, split: int, alone: int, logits_of: Callable[[ForwardPlan], Tensor]) -> Tensor:
+    """The second block's logits, the first one in view: tokens before `alone` in one pass, the others one by one.
 
     A model that mixes the tokens of a pass outside its attention is wrong wherever one stands alone.
     """
@@ -131,7 +132,6 @@ def _block_logits(tokens: np.ndarray, split: int, logits_of: Callable[[ForwardPl
         slots = row.own.append(row.token_ids)
         found.append(logits_of(build_plan([[row]], pool.num_slots, [[slots]])).double())
 
-    alone = split + (len(tokens) - split) // 3
     feed((first,), 0, split)
     feed((first, own), split, alone)
     for place in range(alone, len(tokens)):
