@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 import mlx.core as mx
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hogwild.backends.mlx.pool import SlotRows, gather
+from hogwild.backends.mlx.rope import backwards, pairs_of, rotate
 from hogwild.backends.mlx.stored import Stored, slice_parts
 from hogwild.core.blocks import IntArray
 from hogwild.core.plan import ForwardPlan, GroupPlan
@@ -93,14 +95,28 @@ class GroupReader:
         """Tiles that are gathered."""
         return len(self.tiles.tile_run)
 
+    @cached_property
+    def tile_size(self) -> int:
+        """Slots of a tile."""
+        return len(self.tiles.tile_slots) // self.num_gathered
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """cos and sin for every entry and token, times the scale, spread over the head's features."""
+    """cos and sin for every entry and token, times the scale, for each of the head's features."""
 
-    cos: mx.array  # [E, 1, t or 1, 1, Dk]
+    features: tuple[int, ...]  # Dk, laid out as pairs where all of them turn
+    cos: mx.array  # [E, 1, t or 1, 1, *features]
     sin: mx.array  # the same, with the sign of each feature's part
-    partner: mx.array  # [Dk, Dk], a permutation: puts the other feature of the pair in each one's place
+    partners: Callable[[mx.array], mx.array]  # of [kv_heads, t, G, *features]: the other feature of each one's pair
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What takes part in a choice of scores, spread over their shape `[kv_heads, t * G, n]` once per pass."""
+
+    seen: mx.array
+    hidden: mx.array  # -inf
 
 
 class ChunkReader:
@@ -111,7 +127,7 @@ class ChunkReader:
         self._start, self._stop = start, stop
         self.first, self.last = reader.group.token_start + start, reader.group.token_start + stop
         self._turns: dict[tuple[RotarySpec, float, int], Turn] = {}
-        self._masks: dict[tuple[int | None, int], list[mx.array | None]] = {}
+        self._masks: dict[tuple[int | None, int, int], list[Mask | None]] = {}
 
     def attend(
         self,
@@ -134,14 +150,16 @@ class ChunkReader:
 
     def _turned(self, queries: mx.array, kv_heads: int, rotary: RotarySpec, scale: float) -> mx.array:
         """`[t, H, 1, Dk]` to `[E * kv_heads, t * G, Dk]` in float32, scaled; E is 1 without rotation."""
-        shape = (len(queries), kv_heads, queries.shape[1] // kv_heads, queries.shape[-1])
-        flat = queries.reshape(-1, shape[-1]).astype(mx.float32)
+        num_tokens, num_heads, _, dim = queries.shape
+        group_size = num_heads // kv_heads
+        single = queries.astype(mx.float32)
         if rotary.num_dims:
-            turn = self._turn(rotary, scale, shape[-1])
-            turned = _rotate(_by_head(flat, shape), _by_head(flat @ turn.partner, shape), turn.cos, turn.sin)
+            turn = self._turn(rotary, scale, dim)
+            by_head = _by_head(single, (num_tokens, kv_heads, group_size, *turn.features))
+            turned = rotate(by_head, turn.partners(by_head), turn.cos, turn.sin)
         else:
-            turned = _by_head(flat, shape) * scale
-        return turned.reshape(-1, shape[0] * shape[2], shape[3])
+            turned = _by_head(single, (num_tokens, kv_heads, group_size, dim)) * scale
+        return turned.reshape(-1, num_tokens * group_size, dim)
 
     def _scores(self, turned: mx.array, keys: Stored, window: int | None, softcap: float | None) -> mx.array:
         """Capped and masked scores `[kv_heads, t * G, C']`, times `LOG2_E`, of `turned [E * kv_heads, t * G, Dk]`."""
@@ -154,16 +172,16 @@ class ChunkReader:
             stretches = slice_parts(keys, part.start, part.stop)
             parts.append(_joined([entry @ x.astype(mx.float32).swapaxes(-1, -2) for x in stretches]))
         if num_tiles:
-            gathered = gather(keys, self._reader.tile_rows).astype(mx.float32)
-            columns = gathered.reshape(kv_heads, num_tiles, -1, gathered.shape[-1]).transpose(1, 0, 3, 2)
-            scores = entries[-1].reshape(-1, kv_heads, *turned.shape[1:]) @ columns  # [tiles, kv_heads, t * G, size]
+            gathered = gather(keys, self._reader.tile_rows.of(kv_heads, self._reader.tile_size)).astype(mx.float32)
+            entry = entries[-1].reshape(-1, kv_heads, *turned.shape[1:])
+            scores = entry @ gathered.swapaxes(-1, -2)  # [tiles, kv_heads, t * G, size]
             parts.append(scores.transpose(1, 2, 0, 3).reshape(kv_heads, turned.shape[1], -1))
         if softcap is not None:
             parts = [_cap(part, mx.array(softcap * LOG2_E)) for part in parts]
         return _joined(
             [
-                part if mask is None else mx.where(mask, part, -mx.inf)
-                for part, mask in zip(parts, self._masks_of(window, turned.shape[1]), strict=True)
+                part if mask is None else mx.where(mask.seen, part, mask.hidden)
+                for part, mask in zip(parts, self._masks_of(window, kv_heads, turned.shape[1]), strict=True)
             ]
         )
 
@@ -181,7 +199,7 @@ class ChunkReader:
         reader = self._reader
         parts = [x for part in reader.tiles.slices for x in slice_parts(values, part.start, part.stop)]
         if reader.num_gathered:
-            parts.append(gather(values, reader.tile_rows))
+            parts.append(gather(values, reader.tile_rows.of(values.shape[0])))
         ends = list(accumulate(part.shape[1] for part in parts))[:-1]
         total = None
         for share, part in zip(mx.split(weights, ends, axis=-1), parts, strict=True):
@@ -202,14 +220,15 @@ class ChunkReader:
             self._turns[key] = _spread(cos, sin, rotary, scale, key_dim)
         return self._turns[key]
 
-    def _masks_of(self, window: int | None, num_rows: int) -> list[mx.array | None]:
-        """For each slice, then for the tiles: `[t * G, n]` which columns each row sees, or None when it sees all."""
-        if (window, num_rows) not in self._masks:
-            self._masks[window, num_rows] = [
-                None if seen.all() else mx.array(seen.repeat(num_rows // len(seen), axis=0))
+    def _masks_of(self, window: int | None, kv_heads: int, num_rows: int) -> list[Mask | None]:
+        """For each slice, then for the tiles: which columns each row sees, or None when it sees all."""
+        key = (window, kv_heads, num_rows)
+        if key not in self._masks:
+            self._masks[key] = [
+                None if seen.all() else _mask(seen.repeat(num_rows // len(seen), axis=0), kv_heads)
                 for seen in self._visible_parts(window)
             ]
-        return self._masks[window, num_rows]
+        return self._masks[key]
 
     def _visible_parts(self, window: int | None) -> Iterator[NDArray[np.bool_]]:
         reader, tiles, tokens = self._reader, self._reader.tiles, slice(self._start, self._stop)
@@ -222,28 +241,34 @@ class ChunkReader:
                 yield seen if first is None else seen & (index >= first[:, run])
 
 
+def _mask(seen: NDArray[np.bool_], kv_heads: int) -> Mask:
+    shape = (kv_heads, *seen.shape)
+    return Mask(mx.broadcast_to(mx.array(seen), shape), mx.broadcast_to(mx.array(-mx.inf), shape))
+
+
 def _spread(cos: Any, sin: Any, rotary: RotarySpec, scale: float, key_dim: int) -> Turn:
     """Tables `[E, t, num_dims/2]` to one entry for each of the head's features; those that stand still get cos 1."""
-    half = len(rotary.inv_freq)
-    pair = np.arange(2 * half)
-    if rotary.pairing == "half":
-        frequency, other, second = pair % half, (pair + half) % (2 * half), pair >= half
-    else:
-        frequency, other, second = pair // 2, pair ^ 1, pair % 2 == 1
-    turning = slice(rotary.start, rotary.start + 2 * half)
-    full_cos = np.full((*cos.shape[:2], key_dim), scale, dtype=np.float32)
-    full_sin = np.zeros_like(full_cos)
-    full_cos[..., turning] = cos[..., frequency] * np.float32(scale)
-    full_sin[..., turning] = np.where(second, sin[..., frequency], -sin[..., frequency]) * np.float32(scale)
+    pairs, axis = pairs_of(rotary)
+    turning = slice(rotary.start, rotary.start + rotary.num_dims)
+    tables = np.zeros((2, *cos.shape[:2], key_dim), np.float32)
+    tables[0] = 1
+    for table, of_pair in zip(tables, ([cos, cos], [-sin, sin]), strict=True):
+        table[..., turning] = np.stack(of_pair, axis).reshape(*cos.shape[:2], -1)
+    features = pairs if rotary.num_dims == key_dim else (key_dim,)
+    full_cos, full_sin = (tables * np.float32(scale)).reshape(2, len(cos), 1, cos.shape[1], 1, *features)
+    return Turn(features, mx.array(full_cos), mx.array(full_sin), _partners(rotary, key_dim))
+
+
+def _partners(rotary: RotarySpec, key_dim: int) -> Callable[[mx.array], mx.array]:
+    """See `Turn.partners`."""
+    if rotary.num_dims == key_dim:
+        return itemgetter(backwards(rotary, 3))
+    pairs, axis = pairs_of(rotary)
     partner = np.arange(key_dim)
-    partner[turning] = rotary.start + other
-    permutation = np.eye(key_dim, dtype=np.float32)[:, partner]
-    return Turn(mx.array(full_cos[:, None, :, None]), mx.array(full_sin[:, None, :, None]), mx.array(permutation))
-
-
-@partial(mx.compile, shapeless=True)
-def _rotate(queries: mx.array, partners: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    return queries * cos + partners * sin
+    turning = partner[rotary.start : rotary.start + rotary.num_dims]
+    turning[:] = np.flip(turning.reshape(pairs), axis).ravel()
+    permutation = mx.array(np.eye(key_dim, dtype=np.float32)[:, partner])
+    return lambda x: x @ permutation
 
 
 @partial(mx.compile, shapeless=True)
@@ -255,9 +280,10 @@ def _joined(parts: list[mx.array]) -> mx.array:
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
 
 
-def _by_head(x: mx.array, shape: tuple[int, int, int, int]) -> mx.array:
-    """`[t * H, D]` to `[kv_heads, t, G, D]`, or as it is for one token; shape: `(t, kv_heads, G, D)`."""
-    return x if shape[0] == 1 else x.reshape(shape).swapaxes(0, 1)
+def _by_head(x: mx.array, shape: tuple[int, ...]) -> mx.array:
+    """`[t, H, 1, D]` to `[kv_heads, t, G, *features]`; shape: `(t, kv_heads, G, *features)`."""
+    num_tokens, kv_heads, *rest = shape
+    return x.reshape(kv_heads, 1, *rest) if num_tokens == 1 else x.reshape(shape).swapaxes(0, 1)
 
 
 def _by_token(x: mx.array, num_tokens: int) -> mx.array:

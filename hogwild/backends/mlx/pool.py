@@ -30,25 +30,16 @@ class SlotRows:
 
     def __init__(self, slots: IntArray | Int32Array, num_slots: int) -> None:
         self._slots, self._num_slots = slots, num_slots
-        self._rows: dict[tuple[int, bool], mx.array] = {}
+        self._rows: dict[tuple[int, int | None], mx.array] = {}
 
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def of(self, num_heads: int) -> mx.array:
-        """`[num_heads * n]` int32, head by head."""
-        return self._listed(num_heads, by_slot=False)
-
-    def by_slot(self, num_heads: int) -> mx.array:
-        """`[n, num_heads, 1]` int32."""
-        return self._listed(num_heads, by_slot=True)
-
-    def _listed(self, num_heads: int, *, by_slot: bool) -> mx.array:
-        if (num_heads, by_slot) not in self._rows:
-            rows = np.arange(num_heads)[:, None] * self._num_slots + self._slots
-            rows = rows.T[..., None] if by_slot else rows.reshape(-1)
-            self._rows[num_heads, by_slot] = mx.array(rows.astype(np.int32))
-        return self._rows[num_heads, by_slot]
+    def of(self, num_heads: int, size: int | None = None) -> mx.array:
+        """`[num_heads, n]` int32, head by head; with a size `[n / size, num_heads, size]`, so many slots at a time."""
+        key = (num_heads, size)
+        if key not in self._rows:
+            slots = self._slots if size is None else self._slots.reshape(-1, 1, size)
+            rows = np.arange(num_heads)[:, None] * self._num_slots + slots
+            self._rows[key] = mx.array(rows.astype(np.int32))
+        return self._rows[key]
 
 
 class KVPool:
@@ -98,7 +89,7 @@ class KVPool:
         joined = len(pools) == 1
         given = [_joined_without_nan(keys, values, self._broken[layer])] if joined else _without_nan(keys, values)
         for pool, x in zip(pools, given, strict=True):
-            _store(pool, x, where.by_slot(x.shape[1]))
+            _store(pool, x, where.of(x.shape[1], 1))
 
     def heads(self, layer: int) -> tuple[Stored, Stored]:
         """A layer's K `[kv_heads, slots, Dk]` and V `[kv_heads, slots, Dv]`, without a copy."""
@@ -113,7 +104,7 @@ class KVPool:
         where = SlotRows(slots, self.num_slots)
 
         def in_order(pool: Stored) -> NDArray[np.float32]:
-            return np.array(gather(pool, where).swapaxes(0, 1).astype(mx.float32))
+            return np.array(gather(pool, where.of(pool.shape[0], 1))[:, :, 0].astype(mx.float32))
 
         keys, values = self.heads(layer)
         return in_order(keys), in_order(values)
@@ -147,13 +138,11 @@ class KVPool:
         return rows(dim, self._dtype, old[0])
 
 
-def gather(pool: Stored, where: SlotRows) -> mx.array:
-    """The numbers `[kv_heads, n, D]` of `pool [kv_heads, slots, D]`, row by row."""
-    num_heads = pool.shape[0]
-    rows = where.of(num_heads)
+def gather(pool: Stored, rows: mx.array) -> mx.array:
+    """The numbers `[*rows.shape, D]` of some rows of `pool [kv_heads, slots, D]`; see `SlotRows`."""
 
     def taken(x: mx.array) -> mx.array:
-        return mx.take(x.reshape(-1, x.shape[-1]), rows, axis=0).reshape(num_heads, -1, x.shape[-1])
+        return mx.take(x.reshape(-1, x.shape[-1]), rows, axis=0)
 
     return numbers(each(taken, pool))
 

@@ -22,7 +22,6 @@ from hogwild.core.rotary import RotarySpec
 
 _MODULES = (nn.RoPE, Llama3RoPE, ProportionalRoPE, YarnRoPE)
 _Rotary = Callable[..., mx.array]
-_BACKWARDS = slice(None, None, -1)
 
 
 class Positions(mx.array):
@@ -41,10 +40,9 @@ class Rotation:
     """What those rotary modules of a model have in common that stand for one spec."""
 
     def __init__(self, spec: RotarySpec) -> None:
-        n, half = len(spec.inv_freq), spec.pairing == "half"
         self._num_dims = spec.num_dims
-        self._pairs, self._axis = ((2, n), -2) if half else ((n, 2), -1)
-        self._partners = (slice(None), slice(None), _BACKWARDS) if half else (..., _BACKWARDS)
+        self._pairs, self._axis = pairs_of(spec)
+        self._partners = backwards(spec, 2)
 
     def turn(self, x: mx.array, positions: Positions, rotary: _Rotary) -> mx.array:
         """`rotary(x, offset=positions)` for `x [T, H, 1, D]`."""
@@ -67,6 +65,22 @@ class Rotation:
         made = rotary(mx.broadcast_to(first, (len(positions), 1, 1, len(first))), offset=positions)
         cos, sin = mx.split(made.reshape(len(positions), 1, *self._pairs), 2, axis=self._axis)
         return mx.concatenate([cos, cos], axis=self._axis), mx.concatenate([-sin, sin], axis=self._axis)
+
+
+def pairs_of(spec: RotarySpec) -> tuple[tuple[int, int], int]:
+    """The turning features laid out as pairs: their shape, and which axis is that within a pair."""
+    n = len(spec.inv_freq)
+    return ((2, n), -2) if spec.pairing == "half" else ((n, 2), -1)
+
+
+def backwards(spec: RotarySpec, num_axes: int) -> tuple[slice, ...]:
+    """The index that puts the other one of its pair in each feature's place; so many axes stand before the pairs'.
+
+    Written out for each axis: an ellipsis takes MLX twice as long.
+    """
+    every = slice(None)
+    before = (every,) * num_axes if spec.pairing == "half" else (every,) * (num_axes + 1)
+    return (*before, slice(None, None, -1))
 
 
 def share_tables(model: Any) -> None:
