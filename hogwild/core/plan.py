@@ -21,7 +21,7 @@ import numpy as np
 from hogwild.core.blocks import Block, Int32Array, IntArray
 from hogwild.core.frame import UNSEEN, Frame, Kept, Runs, Shape
 from hogwild.core.rotary import MAX_OFFSET
-from hogwild.errors import HogwildError, LayoutError
+from hogwild.errors import HogwildError, LayoutError, PromptError
 
 LogitsWanted = Literal["last", "all", "none"]
 PREFILL_CHUNK = 512
@@ -166,7 +166,9 @@ class ForwardPlan:
 class Planner:
     """Plans one pass after another, and remembers how the views of the last one were listed."""
 
-    def __init__(self) -> None:
+    def __init__(self, context_size: int | None = None) -> None:
+        """context_size: most tokens in a view; None: no limit."""
+        self._context_size = context_size
         self._frames: dict[Block, Frame] = {}  # of the last pass, by the own block of the first row
         self._shape_of = lru_cache(maxsize=64)(Shape)
 
@@ -176,6 +178,9 @@ class Planner:
         """Plan the pass of `groups` (rows of each session), whose tokens have been appended to their own blocks.
 
         appended: for each row the slots that its new tokens were given. num_slots: size of the pool that holds them.
+
+        Raises `PromptError` for a view that is now longer than the context, and `HogwildError` where a query would be
+        turned too far.
         """
         rows = list(chain.from_iterable(groups))
         planned = self._plan_groups(groups)
@@ -196,12 +201,18 @@ class Planner:
                 frame = frames[active[0].own] = self._frame(active)
                 planned.append(_plan_group(active, frame, token_start))
                 token_start += planned[-1].num_tokens
+                self._check_views(active, planned[-1].num_columns)
         self._frames = frames
         return tuple(planned)
 
     def _frame(self, rows: Sequence[Row]) -> Frame:
         views, known = tuple([row.view for row in rows]), self._frames.get(rows[0].own)
         return known if known is not None and known.views == views else Frame(views, self._shape_of)
+
+    def _check_views(self, rows: Sequence[Row], num_columns: int) -> None:
+        if self._context_size is not None and num_columns > self._context_size:  # no view is longer than all columns
+            for row in rows:
+                check_view(row, row.num_visible, self._context_size)
 
 
 def build_plan(groups: Sequence[Sequence[Row]], num_slots: int, appended: Sequence[Sequence[IntArray]]) -> ForwardPlan:
@@ -242,6 +253,17 @@ def _logit_tokens(rows: Sequence[Row]) -> IntArray:
             wanted.append(end - 1)
         token = end
     return np.array(wanted, dtype=np.int64)
+
+
+def check_view(row: Row, length: int, context_size: int) -> None:
+    """Raise `PromptError` if `length`, that of the row's view with its tokens, is more than the context."""
+    if length > context_size:
+        raise PromptError(
+            f"the view of block {row.own.name!r} would be longer than the context",
+            expected=f"at most {context_size} tokens",
+            got=f"{length} tokens",
+            remedy="shorten the prompt, or use a model with a longer context",
+        )
 
 
 def _check_offsets(group: GroupPlan) -> None:

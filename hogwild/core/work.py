@@ -222,7 +222,7 @@ def _cut_columns(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> tuple[_Pi
     every edge of a split within a run. Edges are counted in tiles.
     """
     total = int(tile_edges[-1])
-    edges = np.arange(cut.num_splits + 1) * total // cut.num_splits
+    edges = np.arange(0, (cut.num_splits + 1) * total, total) // cut.num_splits
     if cut.by_block:
         first_runs = np.flatnonzero(np.diff(group.run_block, prepend=-1))
         starts = tile_edges[first_runs]

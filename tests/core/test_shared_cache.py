@@ -145,6 +145,23 @@ def test_a_view_longer_than_the_context_is_refused(cache: SharedCache) -> None:
     unchanged(cache, [long, alice, bob], PromptError, lambda: cache.forward([Row((long, alice, bob), (1,))]))
 
 
+def test_a_view_is_as_long_as_what_it_reads(cache: SharedCache) -> None:
+    """Other views count nothing, and a block that is read twice counts twice."""
+    first, second = cache.block([1] * (CONTEXT - 1)), cache.block([1] * (CONTEXT // 2))
+    cache.forward([Row((first,), (1,)), Row((second,), (1,))])
+    own = cache.new_block()
+    unchanged(cache, [second, own], PromptError, lambda: cache.forward([Row((second, second, own), (1,))]))
+
+
+def test_other_views_than_those_of_the_last_pass_are_checked(cache: SharedCache) -> None:
+    theirs, (first, second) = SharedCache(RecordingBackend()).block([1]), (cache.block([1]) for _ in range(2))
+    for view in [(first,), (theirs, second)]:
+        cache.forward([Row((first,), (1,)), Row((second,), (1,))])
+        rows = [Row((first,), (1,)), Row(view, (1,))]
+        for _ in range(2):  # what was refused once is no good the next time either
+            unchanged(cache, [first, second, theirs], LayoutError, lambda rows=rows: cache.forward(rows))
+
+
 def test_an_over_long_prompt_is_refused_before_anything_is_computed(
     cache: SharedCache, backend: RecordingBackend
 ) -> None:
