@@ -160,7 +160,8 @@ class Frame:
     def _list_anew(self) -> Runs:
         index = [block.run_starts for block in self._listed]
         position = [block.run_positions for block in self._listed]
-        return Runs(np.array(list(map(len, index))), _joined(index, np.int64), _joined(position, np.int64))
+        both = _joined(index + position, np.int64).reshape(2, -1)
+        return Runs(np.array(list(map(len, index))), both[0], both[1])
 
 
 def _joined(arrays: Iterable[Any], dtype: type[_N]) -> NDArray[_N]:
