@@ -213,6 +213,17 @@ def test_a_build_that_fails_leaves_nothing(world: World) -> None:
     assert world.open() == "key build"
 
 
+@pytest.mark.parametrize("lack", ["exit 1", 'set -- -Wl,-z,lazy -DLACKS_THREADS "$@"'])
+def test_without_threads(world: World, lack: str) -> None:
+    """The compiler refuses, or makes a library that does not load."""
+    (world.sources / "tiny.cpp").write_text(
+        SOURCE + "#ifdef LACKS_THREADS\nvoid nowhere();\nint x = (nowhere(), 1);\n#endif\n"
+    )
+    world.when_building.write_text(f'case "$*" in *-fopenmp*) {lack};; esac\n')
+    assert world.open() == "key build build"
+    assert world.open() == "key"
+
+
 def test_a_compiler_that_tells_nothing_builds_each_time(world: World) -> None:
     world.when_asked.write_text("exit 1")
     assert world.open() == world.open() == "key build"

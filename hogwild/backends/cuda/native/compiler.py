@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
-_THREADS = "-fopenmp"
+THREADS = "-fopenmp"  # which some compilers lack, or its library
 _NAMES = ("c++", "g++", "clang++")
 _PATIENCE = 120  # seconds for a build, which takes a few
 _ASKS = "#if __has_include(<omp.h>)\n#define THREADS_ARE_HERE\n#endif\n"
@@ -47,13 +47,10 @@ class Compiler:
             parts += [path.name, path.read_text(encoding="utf-8")]
         return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
 
-    def build(self, sources: Path, library: Path) -> None:
-        """Write the library, with threads if the compiler has them. Raises `BuildError`."""
+    def build(self, sources: Path, library: Path, *more: str) -> None:
+        """Write the library. more: flags. Raises `BuildError`."""
         files = map(str, _files(sources, "*.cpp"))
-        command = (*self.flags, *files, "-o", str(library))
-        done = self._run(_THREADS, *command)
-        if done.returncode != 0:
-            done = self._run(*command)
+        done = self._run(*self.flags, *more, *files, "-o", str(library))
         if done.returncode != 0:
             raise BuildError(f"{self.path} fails: {_complaint(done.stderr)}")
 

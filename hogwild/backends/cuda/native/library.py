@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hogwild.backends.cuda.angles import pairs_of
-from hogwild.backends.cuda.native.compiler import BuildError, find_compiler
+from hogwild.backends.cuda.native.compiler import THREADS, BuildError, find_compiler
 from hogwild.backends.cuda.native.kept import cache_folder, find_kept, keep
 from hogwild.core.blocks import Int32Array
 from hogwild.core.rotary import MAX_OFFSET, OffsetTable
@@ -102,8 +102,12 @@ def _open(sources: Path, flags: Sequence[str], kept_in: Path | None) -> ctypes.C
                 return _load(path)
     with tempfile.TemporaryDirectory(prefix="hogwild-") as folder:
         built = Path(folder) / "kernels.so"
-        compiler.build(sources, built)
-        library = _load(built)
+        try:
+            compiler.build(sources, built, THREADS)
+            library = _load(built)
+        except BuildError:
+            compiler.build(sources, built)
+            library = _load(built)
         if kept_in is not None and key is not None:
             keep(kept_in, key, built)
     return library
