@@ -57,25 +57,33 @@ PADDING = np.iinfo(np.int64).max
 def cut(group: GroupPlan) -> Tiles:
     """Choose the slices and tiles for one group."""
     stretches = _longest_stretches(group)
-    edges = np.union1d(group.run_start, stretches)
+    edges = _places(group.num_columns + 1, group.run_start, stretches.ravel()).nonzero()[0]
     start, stop = edges[:-1], edges[1:]
-    run = np.searchsorted(group.run_start, start, side="right") - 1
-    sliced = np.isin(start, stretches[:, 0])
+    run = group.run_start.searchsorted(start, side="right") - 1
+    sliced = _places(group.num_columns, stretches[:, 0])[start]
+    columns = sliced.repeat(stop - start).nonzero()[0]
+    column_run = run[sliced].repeat((stop - start)[sliced])
+    column_index = columns - group.run_start[column_run]
+    slices = zip(
+        group.column_slots[start[sliced]].tolist(), (stop - start)[sliced].tolist(), run[sliced].tolist(), strict=True
+    )
     tile_run, tile_columns, padding = _tiles(start[~sliced], stop[~sliced], run[~sliced])
-    pieces = list(zip(start[sliced].tolist(), stop[sliced].tolist(), run[sliced].tolist(), strict=True))
-    first_slots = group.column_slots[start[sliced]].tolist()
     tile_index = np.where(padding, PADDING, tile_columns - group.run_start[tile_run][:, None])
     return Tiles(
-        slices=tuple(Slice(slot, slot + b - a, r) for slot, (a, b, r) in zip(first_slots, pieces, strict=True)),
+        slices=tuple(Slice(slot, slot + length, of) for slot, length, of in slices),
         tile_run=tile_run,
         tile_slots=group.column_slots[tile_columns].ravel(),
-        column_run=np.concatenate(
-            [*(np.full(b - a, r) for a, b, r in pieces), np.repeat(tile_run, tile_columns.shape[1])]
-        ),
-        column_index=np.concatenate(
-            [*(np.arange(a, b) - group.run_start[r] for a, b, r in pieces), tile_index.ravel()]
-        ),
+        column_run=np.concatenate([column_run, tile_run.repeat(tile_columns.shape[1])]),
+        column_index=np.concatenate([column_index, tile_index.ravel()]),
     )
+
+
+def _places(length: int, *places: IntArray) -> NDArray[np.bool_]:
+    """`[length]` which of them were named."""
+    named = np.zeros(length, dtype=np.bool_)
+    for some in places:
+        named[some] = True
+    return named
 
 
 def _longest_stretches(group: GroupPlan) -> IntArray:
@@ -83,12 +91,14 @@ def _longest_stretches(group: GroupPlan) -> IntArray:
 
     Ascending.
     """
-    breaks = np.flatnonzero(np.diff(group.column_slots) != 1) + 1
-    edges = np.union1d(group.run_start, breaks)
-    lengths = np.diff(edges)
+    is_edge = _places(group.num_columns + 1, group.run_start)
+    is_edge[1:-1] |= group.column_slots[1:] != group.column_slots[:-1] + 1
+    edges = is_edge.nonzero()[0]
+    lengths = edges[1:] - edges[:-1]
+    if len(lengths) <= MAX_SLICES:
+        return np.stack([edges[:-1], edges[1:]], axis=1)
     longest = np.sort(np.argsort(-lengths, kind="stable")[:MAX_SLICES])
-    if len(lengths) > MAX_SLICES:
-        longest = longest[lengths[longest] >= MIN_SLICE]
+    longest = longest[lengths[longest] >= MIN_SLICE]
     return np.stack([edges[longest], edges[longest + 1]], axis=1)
 
 

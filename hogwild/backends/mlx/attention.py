@@ -9,24 +9,23 @@ bits become numbers as they are read, some slots at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import accumulate
-from operator import itemgetter
-from typing import Any
+from itertools import accumulate, pairwise
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from hogwild.backends.mlx.pool import SlotRows, gather
-from hogwild.backends.mlx.rope import backwards, pairs_of, rotate
+from hogwild.backends.mlx.rope import rotate
 from hogwild.backends.mlx.stored import Stored, slice_parts
+from hogwild.backends.mlx.turns import Turn, spread
 from hogwild.core.blocks import IntArray
 from hogwild.core.plan import ForwardPlan, GroupPlan
 from hogwild.core.rotary import OffsetTable, RotarySpec
-from hogwild.core.tiles import Tiles, cut
+from hogwild.core.tiles import Slice, Tiles, cut
 
 MAX_CHUNK_BYTES = 64 << 20
 LOG2_E = math.log2(math.e)
@@ -83,6 +82,7 @@ class GroupReader:
         self.positions = positions[group.token_start : group.token_start + group.num_tokens]
         slice_runs = np.array([part.run for part in self.tiles.slices], dtype=np.int64)
         self.entry_run = np.concatenate([slice_runs, self.tiles.tile_run])
+        self.stretches = _side_by_side(self.tiles.slices)
         self.tile_rows = SlotRows(self.tiles.tile_slots, num_slots)
         token_bytes = 4 * num_heads * max(1, self.tiles.num_columns + head_dim * len(self.entry_run))
         size = max(1, MAX_CHUNK_BYTES // token_bytes)
@@ -100,15 +100,21 @@ class GroupReader:
         """Slots of a tile."""
         return len(self.tiles.tile_slots) // self.num_gathered
 
+    def parts(self, by_column: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+        """Of `[.., C']` the columns of each slice, then those of the tiles."""
+        edges = list(accumulate((part.stop - part.start for part in self.tiles.slices), initial=0))
+        if self.num_gathered:
+            edges.append(self.tiles.num_columns)
+        return (by_column[..., start:stop] for start, stop in pairwise(edges))
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """cos and sin for every entry and token, times the scale, for each of the head's features."""
 
-    features: tuple[int, ...]  # Dk, laid out as pairs where all of them turn
-    cos: mx.array  # [E, 1, t or 1, 1, *features]
-    sin: mx.array  # the same, with the sign of each feature's part
-    partners: Callable[[mx.array], mx.array]  # of [kv_heads, t, G, *features]: the other feature of each one's pair
+def _side_by_side(slices: Iterable[Slice]) -> list[tuple[int, int]]:
+    """The slots of the slices: values need no turn, so those of several runs may be read at once."""
+    found: list[tuple[int, int]] = []
+    for part in slices:
+        start = found.pop()[0] if found and found[-1][1] == part.start else part.start
+        found.append((start, part.stop))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +203,7 @@ class ChunkReader:
         Products in 16 bits would round each part's sum, and take many times as long on a CPU.
         """
         reader = self._reader
-        parts = [x for part in reader.tiles.slices for x in slice_parts(values, part.start, part.stop)]
+        parts = [x for start, stop in reader.stretches for x in slice_parts(values, start, stop)]
         if reader.num_gathered:
             parts.append(gather(values, reader.tile_rows.of(values.shape[0])))
         ends = list(accumulate(part.shape[1] for part in parts))[:-1]
@@ -217,7 +223,7 @@ class ChunkReader:
             if len(group.offsets) > 1:
                 rows = group.token_row[self._start : self._stop]
                 cos, sin = cos[:, rows], sin[:, rows]
-            self._turns[key] = _spread(cos, sin, rotary, scale, key_dim)
+            self._turns[key] = spread(cos, sin, rotary, scale, key_dim)
         return self._turns[key]
 
     def _masks_of(self, window: int | None, kv_heads: int, num_rows: int) -> list[Mask | None]:
@@ -226,49 +232,22 @@ class ChunkReader:
         if key not in self._masks:
             self._masks[key] = [
                 None if seen.all() else _mask(seen.repeat(num_rows // len(seen), axis=0), kv_heads)
-                for seen in self._visible_parts(window)
+                for seen in self._reader.parts(self._seen(window))
             ]
         return self._masks[key]
 
-    def _visible_parts(self, window: int | None) -> Iterator[NDArray[np.bool_]]:
-        reader, tiles, tokens = self._reader, self._reader.tiles, slice(self._start, self._stop)
-        visible = reader.group.visible[tokens]
-        first = None if window is None else reader.group.first_visible(window)[tokens]
-        ends = np.cumsum([part.stop - part.start for part in tiles.slices], dtype=np.int64)
-        for run, index in zip(np.split(tiles.column_run, ends), np.split(tiles.column_index, ends), strict=True):
-            if len(run):
-                seen = index < visible[:, run]
-                yield seen if first is None else seen & (index >= first[:, run])
+    def _seen(self, window: int | None) -> NDArray[np.bool_]:
+        """`[t, C']` which columns each token sees."""
+        group, tiles, tokens = self._reader.group, self._reader.tiles, slice(self._start, self._stop)
+        seen = tiles.column_index < group.visible[tokens, tiles.column_run]
+        if window is not None:
+            seen &= tiles.column_index >= group.first_visible(window)[tokens, tiles.column_run]
+        return seen
 
 
 def _mask(seen: NDArray[np.bool_], kv_heads: int) -> Mask:
     shape = (kv_heads, *seen.shape)
     return Mask(mx.broadcast_to(mx.array(seen), shape), mx.broadcast_to(mx.array(-mx.inf), shape))
-
-
-def _spread(cos: Any, sin: Any, rotary: RotarySpec, scale: float, key_dim: int) -> Turn:
-    """Tables `[E, t, num_dims/2]` to one entry for each of the head's features; those that stand still get cos 1."""
-    pairs, axis = pairs_of(rotary)
-    turning = slice(rotary.start, rotary.start + rotary.num_dims)
-    tables = np.zeros((2, *cos.shape[:2], key_dim), np.float32)
-    tables[0] = 1
-    for table, of_pair in zip(tables, ([cos, cos], [-sin, sin]), strict=True):
-        table[..., turning] = np.stack(of_pair, axis).reshape(*cos.shape[:2], -1)
-    features = pairs if rotary.num_dims == key_dim else (key_dim,)
-    full_cos, full_sin = (tables * np.float32(scale)).reshape(2, len(cos), 1, cos.shape[1], 1, *features)
-    return Turn(features, mx.array(full_cos), mx.array(full_sin), _partners(rotary, key_dim))
-
-
-def _partners(rotary: RotarySpec, key_dim: int) -> Callable[[mx.array], mx.array]:
-    """See `Turn.partners`."""
-    if rotary.num_dims == key_dim:
-        return itemgetter(backwards(rotary, 3))
-    pairs, axis = pairs_of(rotary)
-    partner = np.arange(key_dim)
-    turning = partner[rotary.start : rotary.start + rotary.num_dims]
-    turning[:] = np.flip(turning.reshape(pairs), axis).ravel()
-    permutation = mx.array(np.eye(key_dim, dtype=np.float32)[:, partner])
-    return lambda x: x @ permutation
 
 
 @partial(mx.compile, shapeless=True)
