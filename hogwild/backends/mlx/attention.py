@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hogwild.backends.mlx.pool import SlotRows, gather
+from hogwild.backends.mlx.powers import weights_of
 from hogwild.backends.mlx.rope import rotate
 from hogwild.backends.mlx.stored import Stored, slice_parts
 from hogwild.backends.mlx.turns import Turn, spread
@@ -281,6 +282,6 @@ def _exponentials(scores: mx.array, sinks: mx.array | None) -> tuple[mx.array, m
     top = scores.max(axis=-1, keepdims=True)
     if sinks is not None:
         top = mx.maximum(top, sinks)
-    weights = mx.power(2.0, scores - top)
+    weights = weights_of(scores, top)
     total = weights.sum(axis=-1, keepdims=True)
-    return weights, total if sinks is None else total + mx.power(2.0, sinks - top)
+    return weights, total if sinks is None else total + weights_of(sinks, top)
