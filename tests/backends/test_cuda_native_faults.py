@@ -23,7 +23,7 @@ FAULTS = {
     "a token sees the next one": ("reach_[t] + 1 - first, start", "reach_[t] + 2 - first, start"),
     "the window is one short": ("- layer_.window + 1 - first", "- layer_.window + 2 - first"),
     "queries of the first kv head": ("head = head_ * group_ + r % group_;", "head = r % group_;"),
-    "turned backwards": ("+ load(&swapped_[at]) * s", "- load(&swapped_[at]) * s"),
+    "turned backwards": ("+ load(swapped + at) * s", "- load(&swapped_[at]) * s"),
     "turned for the last run": ("if (segment[0] != run) begin_run", "if (run < 0) begin_run"),
     "scale of a key left out": ("*= key_scales_[slots_[c]]", "*= 1"),
     "scale of the first value": ("*= value_scales_[slots_[c]]", "*= value_scales_[slots_[0]]"),

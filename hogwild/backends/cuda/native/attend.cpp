@@ -109,17 +109,19 @@ class Item {
 
   // Finds how far into a run each token sees, and turns its queries for it.
   void begin_run(int64_t run) {
-    int64_t row = 0;
-    for (int64_t t = 0; t < info_[1]; ++t, row += group_) {
+    const int64_t size = group_ * padded_, padded = padded_;  // in registers: a store might change a member
+    const float *plain = plain_.data(), *swapped = swapped_.data();
+    float* turned = turned_.data();
+    for (int64_t t = 0; t < info_[1]; ++t, plain += size, swapped += size, turned += size) {
       const int32_t* about = layer_.tokens + (info_[0] + t) * 5;
       const int64_t place = about[1] + run;
       reach_[t] = int64_t{about[0]} + layer_.turns[place];
       if (!layer_.cos) continue;
       const float *cos = layer_.cos + place * layer_.key_dim, *sin = layer_.sin + place * layer_.key_dim;
-      each_vector(layer_.key_dim, [&](int64_t d, auto load_angle) {
+      each_vector(layer_.key_dim, [=](int64_t d, auto load_angle) {
         const vec c = load_angle(cos + d), s = load_angle(sin + d);
-        for (int64_t at = row * padded_ + d; at < (row + group_) * padded_; at += padded_)
-          store(&turned_[at], load(&plain_[at]) * c + load(&swapped_[at]) * s);
+        for (int64_t at = d; at < size; at += padded)
+          store(turned + at, load(plain + at) * c + load(swapped + at) * s);
       });
     }
   }

@@ -17,7 +17,8 @@ from hogwild.core.plan import ForwardPlan
 from hogwild.core.rotary import NO_ROTARY
 from hogwild.core.work import WorkList, cut_work
 
-TILE, SPAN = 64, 16  # keys, and tiles of a block in an item: enough items for many threads, all of them large
+TILE, SPAN = 8, 128  # keys, and tiles of a block in an item: enough items for many threads; a run is whole tiles, so
+# short runs need short ones, or items of few keys would be many
 MAX_ROWS = 96  # query rows of an item, whose sums stay in cache
 _ENDLESS = 1 << 30
 
