@@ -116,7 +116,10 @@ class MlxBackend:
 
     @property
     def model(self) -> Any:
-        """mlx-lm's model itself; where its code leaves out what the config states, that is put right."""
+        """mlx-lm's model itself; where its code leaves out what the config states, that is put right.
+
+        On a CPU its rotary modules share cos and sin within a pass; to other callers they are as they were.
+        """
         return self._model
 
     @property
