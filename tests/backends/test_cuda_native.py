@@ -117,6 +117,32 @@ def test_nothing_behind_the_arrays_is_read(library: Library, dim: int, monkeypat
     assert judge(case, native_answer(case), dtype="float32").passed
 
 
+@pytest.mark.parametrize("bad", [None, float("nan"), float("inf"), float("-inf")])
+def test_new_tokens_are_stored(library: Library, bad: float | None) -> None:
+    pool, slots = torch.full((2, 8, 5), 9.0), torch.tensor([6, 1, 3])
+    x = torch.randn(3, 2, 5).transpose(0, 1)  # strided, as a model hands it over
+    if bad is not None:
+        x[1, 2, 4] = bad
+    expected = pool.clone()
+    expected[:, slots] = x
+    assert library.write(x, pool, slots) == (bad is None)
+    torch.testing.assert_close(pool, expected, rtol=0, atol=0, equal_nan=True)
+    by_features = torch.randn(5, 2, 3).permute(1, 2, 0)
+    assert library.write(by_features, pool, slots)
+    assert torch.equal(pool[:, slots], by_features)
+
+
+def test_a_token_with_broken_values_gets_broken_keys(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = replace(attention_case(1, max_length=40, max_work=1e4), dtype="float32")
+    broken, values = int(case.plan.write_slots[0]), case.values.copy()
+    values[:, broken, 0] = np.nan
+    pools: list[KVPool] = []
+    monkeypatch.setattr(native, "case_pool", lambda *given: pools.append(case_pool(*given)) or pools[0])
+    native_answer(replace(case, values=values))
+    assert pools[0].keys[0][:, broken].isnan().all()
+    assert pools[0].values[0][:, broken].isfinite().all()
+
+
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 7, MOST])
 @pytest.mark.parametrize("shape", [(5, 16), (64, 48), (3, 20)])
 def test_products_of_few_rows(library: Library, rows: int, shape: tuple[int, int], threads: int) -> None:

@@ -23,6 +23,7 @@ SOURCE = """extern "C" {
 void hogwild_attend() {}
 void hogwild_angles() {}
 void hogwild_linear() {}
+void hogwild_write() {}
 }
 """
 KEY = "0" * 32

@@ -76,7 +76,7 @@ class NativePass:
         """Write the layer's K/V, then read; `[1, T, H, Dv]`."""
         index: int = module.layer_idx  # type: ignore[assignment]
         layer, kernels = self.kernels.layers[index], self.kernels
-        kernels.pool.write(index, self._write_slots, k[0], v[0])
+        self._write(index, k[0], v[0])
         keys, values = kernels.pool.stored(index)
         scaling, softcap, sinks = options.get("scaling"), options.get("softcap"), options.get("s_aux")
         scale = q.shape[-1] ** -0.5 if scaling is None else float(scaling)
@@ -110,6 +110,14 @@ class NativePass:
         )
         kernels.library.attend(arguments)
         return out
+
+    def _write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """What `KVPool.write` does, which knows what becomes of values that are not finite, and of codes."""
+        pool, write, slots = self.kernels.pool, self.kernels.library.write, self._write_slots
+        if pool.in_8_bits or not write(values, pool.values[layer], slots):
+            pool.write(layer, slots, keys, values)
+        else:
+            write(keys, pool.keys[layer], slots)
 
     def _turn(self, layer: LayerSpec, scale: float) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """cos and signed sin, times the scale, of each offset `[.., Dk]`, and the features' partners."""

@@ -51,10 +51,21 @@ class Library:
         self._library = _open(folder, flags, kept_in)
         self._library.hogwild_attend.argtypes = (ctypes.POINTER(Arguments), c_int64)
         self._library.hogwild_attend.restype = None
+        self._library.hogwild_write.argtypes = (c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, *[c_int64] * 3)
+        self._library.hogwild_write.restype = c_int64
         self._library.hogwild_angles.argtypes = _ANGLES
         self._library.hogwild_angles.restype = None
         self._library.hogwild_linear.argtypes = (c_void_p,) * 4 + (c_int64,) * 4
         self._library.hogwild_linear.restype = None
+
+    def write(self, x: Tensor, pool: Tensor, slots: Tensor) -> bool:
+        """Store `x [heads, T, D]` in `slots [T]` of `pool [heads, slots, D]`; whether all of it is finite."""
+        x = x if x.stride(2) == 1 else x.contiguous()
+        return bool(
+            self._library.hogwild_write(
+                *(x.data_ptr(), x.stride(0), x.stride(1), pool.data_ptr(), pool.shape[1], slots.data_ptr()), *x.shape
+            )
+        )
 
     def attend(self, arguments: Arguments) -> None:
         """One layer's attention."""
