@@ -30,7 +30,8 @@ class Finisher:
         self._text, self._count = "", 0
         self._forks: list[Block] = []
         self._rows: list[Row] = []
-        self._history = [blocks.common]
+        self._history: list[Block] = []
+        self._add_fork(blocks.common, ())  # a worker that is dismissed meanwhile publishes its step
         for source, ids in _unpublished(workers):
             self._add_fork(source, ids)
         self._block = blocks.new("finisher")

@@ -193,6 +193,19 @@ def test_budgets_record_the_state_and_the_finisher_reads_everything_once():
     assert watch.session.pass_index == 12, "the finisher's passes do not count"
 
 
+@pytest.mark.parametrize("step_order", ["with_step", "next_step"])
+def test_a_worker_that_is_dismissed_changes_nothing_of_what_the_finisher_reads(step_order):
+    watch, backend = start(
+        lambda view: "z" if "ANSWER" in view else "x", num_workers=2, budgets=(3,), max_passes=6, step_order=step_order
+    )
+    while not any(view.endswith("ANSWER{") for views in backend.views[-1:] for view in views):
+        watch.step()
+    watch.session.dismiss(watch.session.workers[1])
+    watch.step()
+    asked, answering = (next(view for view in views if "ANSWER" in view) for views in backend.views[-2:])
+    assert answering == asked + "z"
+
+
 def test_budgets_do_not_disturb_the_run():
     def say(view: str) -> str:
         return "}" if "ANSWER{" in view else reciter(SENTENCE, end="x")(view)
