@@ -206,6 +206,18 @@ def test_a_worker_that_is_dismissed_changes_nothing_of_what_the_finisher_reads(s
     assert answering == asked + "z"
 
 
+def test_short_steps_reserve_little_more_than_their_tokens():
+    watch, _ = start(reciter(SENTENCE, end="x"), num_workers=2, max_tokens=700, max_passes=2000, finisher_tokens=0)
+    share = watch.session._pages
+    assert share.count * 16 < 1.5 * 2 * 700
+    most = 0
+    while not watch.session.ended:
+        most = max(most, share.num_used)
+        watch.step()
+    assert len(watch.of(ev.StepPublished)) > 100
+    assert most * 16 > 2 * 600
+
+
 def test_budgets_do_not_disturb_the_run():
     def say(view: str) -> str:
         return "}" if "ANSWER{" in view else reciter(SENTENCE, end="x")(view)
