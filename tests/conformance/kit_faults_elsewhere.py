@@ -50,8 +50,8 @@ def values_off_by_a_thousandth(patch: Patch) -> None:
 def sines_with_the_wrong_sign(patch: Patch) -> None:
     from hogwild.backends.mlx import attention
 
-    rotate = attention._rotate
-    patch.setattr(attention, "_rotate", lambda queries, partners, cos, sin: rotate(queries, partners, cos, -sin))
+    rotate = attention.rotate
+    patch.setattr(attention, "rotate", lambda queries, partners, cos, sin: rotate(queries, partners, cos, -sin))
 
 
 @mlx_fault
