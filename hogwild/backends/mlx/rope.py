@@ -1,8 +1,8 @@
 """The model's own rotary embedding on a CPU, with cos and sin made once per pass.
 
 MLX has no kernel for it there: angles, cos and sin are made anew for the queries and for the keys of every layer, some
-1,500 of 5,000 nodes of a pass of the bundled model. In layers whose rotary modules are alike they are the same. What such
-a module makes of ones and zeros is its cos and sin, so its rule is not written down here again.
+1,500 of 5,000 nodes of a pass of the bundled model. In layers whose rotary modules are alike they are the same. What
+such a module makes of ones and zeros is its cos and sin, so its rule is not written down here again.
 """
 
 from __future__ import annotations
