@@ -55,9 +55,13 @@ class SharedCache:
         backend.pool_owner = self
         backend.reserve(self.pool.num_slots)
 
-    def new_block(self, name: str = "", pages: Pages | None = None) -> Block:
-        """An empty block; `pages` names a session's reservation to draw from instead of the pool."""
-        return Block(pages or self.pool, name)
+    def new_block(self, name: str = "", pages: Pages | None = None, place: int = 0) -> Block:
+        """An empty block; `pages` names a session's reservation to draw from instead of the pool.
+
+        place: for a step, where it will probably stand in the block that it is published into, `len(prompt)`. Nothing
+        depends on it but the speed of later passes over many short steps; see `Block.place_at`.
+        """
+        return Block(pages or self.pool, name, place)
 
     def block(
         self, token_ids: Sequence[int], context: Sequence[Block] = (), name: str = "", pages: Pages | None = None

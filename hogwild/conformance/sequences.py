@@ -162,7 +162,7 @@ class _Layout:
         first = lengths.cumsum() - lengths
         columns = np.arange(lengths.sum()) + (self._starts[numbers] - first).repeat(lengths)
         turns = first.repeat(lengths) + self._moved[columns]
-        return columns, np.concatenate([first[-1:], turns])
+        return columns, np.concatenate([first[-1:] - view[-1].origin, turns])
 
 
 def pairs_side_by_side(spec: RotarySpec, head_dim: int) -> IntArray:

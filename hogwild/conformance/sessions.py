@@ -50,7 +50,7 @@ def draw_session(rng: np.random.Generator, pool: PagePool, max_length: int) -> t
 def _common(rng: np.random.Generator, pool: PagePool, max_length: int) -> Block:
     common = _block(rng, pool, max_length, "common")
     for _ in range(pick(rng, (0, 0, 1, 3, 20))):
-        common.link(_block(rng, pool, 12, "step"))
+        common.link(_block(rng, pool, 12, "step", _place(rng, common)))
     if rng.random() < 0.1:  # a block that continues after what was published into it
         common.append(_tokens(rng, pool.page_size, max_length))
     return common
@@ -58,13 +58,14 @@ def _common(rng: np.random.Generator, pool: PagePool, max_length: int) -> Block:
 
 def _owns(rng: np.random.Generator, pool: PagePool) -> list[Block]:
     """The workers' own blocks, grown in turns so that their pages interleave; some have steps published into them."""
-    owns = [Block(pool, f"own {i}") for i in range(pick(rng, (1, 2, 2, 3, 4, 5, 6, 7, 8)))]
+    count = pick(rng, (1, 2, 2, 3, 4, 5, 6, 7, 8))
+    owns = [Block(pool, f"own {i}", pick(rng, (0, 0, int(rng.integers(1024))))) for i in range(count)]
     for _ in range(int(rng.integers(0, 4))):
         for own in owns:
             own.append(_tokens(rng, pool.page_size, 12))
     for own in owns:
         if rng.random() < 0.1:  # its next token turns backwards for the step's keys
-            own.link(_block(rng, pool, 12, "step"))
+            own.link(_block(rng, pool, 12, "step", _place(rng, own)))
     return owns
 
 
@@ -108,8 +109,13 @@ def _view(
     return (*view[:63], own)
 
 
-def _block(rng: np.random.Generator, pool: PagePool, most: int, name: str) -> Block:
-    block = Block(pool, name)
+def _place(rng: np.random.Generator, block: Block) -> int:
+    """Where a step is expected to be published: nowhere, at the end of the block, or near it."""
+    return pick(rng, (0, 0, len(block), max(0, len(block) - pick(rng, (1, 7, 13)))))
+
+
+def _block(rng: np.random.Generator, pool: PagePool, most: int, name: str, place: int = 0) -> Block:
+    block = Block(pool, name, place)
     block.append(_tokens(rng, pool.page_size, most))
     return block
 

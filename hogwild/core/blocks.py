@@ -3,6 +3,9 @@
 A block is a sequence of *runs*. Within a run the stored keys stand at consecutive rotary positions, so one query
 offset serves the whole run. A block that is only appended to has one run; publishing a step adds the step's runs, at
 the positions at which they were written. Where a run's slots lie in memory does not matter.
+
+A step's keys are therefore stored at the positions that they will have once it is published, as far as can be told when
+it is begun (`origin`): then runs of many steps are asked by few different queries, and some go on in one another.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from hogwild.errors import LayoutError, OptionError
 
 LONG_PAGES = 8
 """A run that begins with so many pages of tokens begins in pages of its own, so that it lies in one piece."""
+PERIOD = 1024
+"""Positions begin anew after so many tokens: a model's own angles, in float32, err by more the larger they are."""
 IntArray = NDArray[np.int64]
 Int32Array = NDArray[np.int32]
 
@@ -90,8 +95,10 @@ class IntBuffer:
 class Block:
     """Tokens with K/V in every layer: `token_ids[i]` is stored in `slots[i]`, for i in `0..len-1`."""
 
-    def __init__(self, pages: Pages, name: str = "") -> None:
+    def __init__(self, pages: Pages, name: str = "", place: int = 0) -> None:
+        """place: see `place_at`."""
         self.name = name
+        self._origin = place % PERIOD
         self._pages = pages
         self._held: list[int] = []  # pages, in order of use, with a reference for each time that one stands here
         self._held_first = IntBuffer()  # index of the first token in each of them
@@ -99,7 +106,7 @@ class Block:
         self._token_ids = IntBuffer()
         self._run_start = IntBuffer()  # index of the first token of each run
         self._run_position = IntBuffer()  # rotary position of each run's first key
-        self._open = False  # whether the last run may be continued
+        self._open_from: int | None = None  # the token from which on it was appended to, None: since it was linked to
         self._is_forked = False  # whether another block may hold some of the slots
         self._runs_version = 0
 
@@ -135,6 +142,11 @@ class Block:
         return self._run_position.array
 
     @property
+    def origin(self) -> int:
+        """Rotary position of the first token."""
+        return self._origin
+
+    @property
     def num_runs(self) -> int:
         """How many runs the block consists of."""
         return len(self._run_start)
@@ -148,6 +160,20 @@ class Block:
     def page_ids(self) -> tuple[int, ...]:
         """The pages that the block holds, once for each reference."""
         return tuple(self._held)
+
+    def place_at(self, index: int) -> None:
+        """Say where the first token of this block, which is empty, will stand in the one that it is published into.
+
+        A guess will do: nothing depends on it but the number of ways in which queries are turned later. `LayoutError`
+        when there are tokens.
+        """
+        if len(self):
+            raise LayoutError(
+                f"block {self.name!r} cannot be placed elsewhere, since its keys stay as they were written",
+                expected="an empty block",
+                got=f"{len(self)} tokens",
+            )
+        self._origin = index % PERIOD
 
     def append(self, token_ids: Sequence[int] | IntArray) -> IntArray:
         """Add tokens at the end and return the slots for their K/V, [n]: all of them, or `PoolExhausted` and no change.
@@ -165,11 +191,9 @@ class Block:
             self._token_ids.push(token_ids[0])
             return np.array([tail.start])
         slots = self._find_slots(tail[:count], count)
-        if not self._open:
-            self._run_start.push(length)
-            self._run_position.push(length)
-            self._runs_version += 1
-            self._open = True
+        if self._open_from is None:
+            self._open_from = length
+            self._add_runs(np.array([length]), np.array([length + self._origin]))
         self._slots.extend(slots)
         self._token_ids.extend(token_ids)
         return np.array(slots)
@@ -192,23 +216,21 @@ class Block:
         self._held_first.extend(step._held_first.array + length)
         self._slots.extend(step.slots)
         self._token_ids.extend(step.token_ids)
-        self._run_start.extend(step.run_starts + length)
-        self._run_position.extend(step.run_positions)
-        self._runs_version += 1
-        self._open = False
+        self._add_runs(step.run_starts + length, step.run_positions)
+        self._open_from = None
         step._forget(0)
         step._held = []
         self._offer(last_page)
 
     def fork(self, name: str = "") -> Block:
         """Make a block with the same content; pages are shared, and whoever appends second opens a new one."""
-        twin = Block(self._pages, name or self.name)
+        twin = Block(self._pages, name or self.name, self._origin)
         twin._is_forked = self._is_forked = len(self) > 0
         self.pool.retain(self._held)
         twin._held = list(self._held)
         for field in ("_held_first", "_slots", "_token_ids", "_run_start", "_run_position"):
             setattr(twin, field, getattr(self, field).copy())
-        twin._open = self._open
+        twin._open_from = self._open_from
         return twin
 
     def truncate(self, length: int) -> None:
@@ -234,7 +256,8 @@ class Block:
     def _forget(self, length: int) -> None:
         """Shorten the arrays to `length` tokens; a run that was published is not continued afterwards."""
         runs = int(np.searchsorted(self._run_start.array, length))
-        self._open = self._open and runs == self.num_runs and runs > 0
+        if self._open_from is not None and length <= self._open_from:
+            self._open_from = None
         self._is_forked = self._is_forked and length > 0
         self._held_first.truncate(int(np.searchsorted(self._held_first.array, length)))
         self._slots.truncate(length)
@@ -244,13 +267,23 @@ class Block:
         self._run_start.truncate(runs)
         self._run_position.truncate(runs)
 
+    def _add_runs(self, starts: IntArray, positions: IntArray) -> None:
+        """Add runs behind the last one; the first of them only if it does not go on where that one ends."""
+        if self.num_runs and len(starts):
+            goes_on = int(starts[0] - self._run_start.last == positions[0] - self._run_position.last)
+            starts, positions = starts[goes_on:], positions[goes_on:]
+        if len(starts):
+            self._run_start.extend(starts)
+            self._run_position.extend(positions)
+            self._runs_version += 1
+
     def _writable_tail(self) -> range:
         """The slots behind the last token in its page, if the run goes on there."""
-        return self.pool.writable_after(self._slots.last) if self._open else range(0)
+        return range(0) if self._open_from is None else self.pool.writable_after(self._slots.last)
 
     def _find_slots(self, tail: range, count: int) -> list[int]:
         """`tail` and further slots, `count` in all, with their pages held: or `PoolExhausted` and no change."""
-        leftover = None if self._open else self._find_leftover(count)
+        leftover = self._find_leftover(count) if self._open_from is None else None
         if leftover is not None:
             tail = self.pool.rest(leftover)[:count]
         size, first = self.pool.page_size, len(self) + len(tail)

@@ -70,6 +70,13 @@ class Runs:
         return self.position - self.index
 
     @cached_property
+    def alike(self) -> IntArray:
+        """`[N]` for each run the first one for which queries are turned as for it: of its block and shift."""
+        _, first, which = np.unique((self.block << 32) + self.shift, return_index=True, return_inverse=True)
+        alike: IntArray = first[which]
+        return alike
+
+    @cached_property
     def last_position(self) -> int:
         """The largest of `position`."""
         return int(self.position[self.position.argmax()])
@@ -116,7 +123,7 @@ class Shape:
         return sums.take(self._place)
 
     def place(self, lengths: IntArray, counts: list[int]) -> tuple[IntArray, IntArray]:
-        """`[T]` each: the row of each new token, and its position in its own block.
+        """`[T]` each: the row of each new token, and its index in its own block.
 
         The rows brought `counts` tokens, with which the blocks have these lengths.
         """
@@ -147,13 +154,14 @@ class Frame:
         self._versions: list[int] = []
 
     def list_runs(self) -> tuple[Runs, IntArray, Int32Array]:
-        """Runs, lengths `[B]` and slots `[C]` of the listed blocks as they are now.
+        """Runs, lengths `[B]` and slots `[C]` of the listed blocks as they are now; sets `origins`.
 
         The runs are the same object while no block's runs have changed.
         """
         versions = [block.runs_version for block in self._listed]
         if versions != self._versions:
             self._versions, self._runs = versions, self._list_anew()
+            self.origins = np.array([view[-1].origin for view in self.views])  # [R] of the own blocks
         slots = [block.slots for block in self._listed]
         return self._runs, np.array(list(map(len, slots))), _joined(slots, np.int32)
 

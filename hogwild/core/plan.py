@@ -4,8 +4,9 @@ All new tokens of all workers of all sessions are packed in one dimension, T. To
 a *group* (one session); its distinct runs of keys are listed once, as C columns, however many workers read them.
 
 For a worker w whose view is b1..bm, with lengths counted after this pass's tokens are written:
-`start_w(b_j) = len(b_1) + .. + len(b_{j-1})`. A query at position p of its own block stands, against a run that begins
-at index s of block b and whose first key is stored at position k, at `p + start_w(own) - start_w(b) - s + k`.
+`start_w(b_j) = len(b_1) + .. + len(b_{j-1})`. A query at index p of its own block stands, against a run that begins
+at index s of block b and whose first key is stored at position k, at `p + start_w(own) - start_w(b) - s + k`. The model
+turns it to `p + origin`, where the origin is the position of its own block's first key.
 """
 
 from __future__ import annotations
@@ -69,14 +70,15 @@ def view_lengths(rows: Sequence[Row]) -> list[int]:
 class GroupPlan:
     """One session's part of a pass. R rows, T tokens, B blocks, N runs, C columns (all of this group).
 
-    A token at position p, of a row whose turn for a block is t, stands `p + t - i` tokens after key i of that block.
-    It reads the key when this *distance* is not negative (and, in a layer with a sliding window, below the window):
-    the own block has turn 0 and is read causally; every other block of the view lies wholly in the past.
+    A token at index p of its own block, of a row whose turn for a block is t, stands `p + t - i` tokens after key i of
+    that block. It reads the key when this *distance* is not negative (and, in a layer with a sliding window, below the
+    window): the own block has turn 0 and is read causally; every other block of the view lies wholly in the past.
     """
 
     token_start: int  # the group's tokens are token_start .. token_start + T of the packed dimension
     token_row: IntArray  # [T] which row each token belongs to
-    positions: IntArray  # [T] index of each token in its own block
+    token_index: IntArray  # [T] index of each token in its own block
+    origins: IntArray  # [R] rotary position of the own block's first key
     turns: IntArray  # [R, B] `start_w(own) - start_w(b)`, or UNSEEN
     runs: Runs
     run_start: IntArray  # [N + 1] first column of each run, and C
@@ -126,7 +128,7 @@ class GroupPlan:
     @cached_property
     def offsets(self) -> IntArray:
         """`[R, N]` how far a row's queries are turned for a run, 0 where the row does not read it."""
-        offsets = self.run_turns + self.run_shift
+        offsets = self.run_turns + self.run_shift - self.origins[:, None]
         offsets[self.run_turns == UNSEEN] = 0
         return offsets
 
@@ -138,7 +140,7 @@ class GroupPlan:
 
     def reach(self) -> IntArray:
         """`[T, B]` how many of a block's first tokens a token would read if the block were endless; may be negative."""
-        return self.positions[:, None] + self.turns[self.token_row] + 1
+        return self.token_index[:, None] + self.turns[self.token_row] + 1
 
     def first_visible(self, window: int) -> IntArray:
         """`[T, N]` first column of each run inside a sliding window: those whose distance is below `window`."""
@@ -151,7 +153,7 @@ class ForwardPlan:
     """Everything a backend needs to know of one pass; immutable, plain numpy, the same for all backends."""
 
     token_ids: IntArray  # [T]
-    positions: IntArray  # [T] position within the own block: what the model's own RoPE gets
+    positions: IntArray  # [T] rotary position: what the model's own RoPE gets
     write_slots: IntArray  # [T] where the new K/V go, before anybody reads
     logit_tokens: IntArray  # [L] tokens whose logits are wanted, ascending
     groups: tuple[GroupPlan, ...]
@@ -186,7 +188,7 @@ class Planner:
         planned = self._plan_groups(groups)
         return ForwardPlan(
             token_ids=np.array(list(chain.from_iterable([row.token_ids for row in rows])), dtype=np.int64),
-            positions=_concatenate([group.positions for group in planned]),
+            positions=_concatenate([group.token_index + group.origins[group.token_row] for group in planned]),
             write_slots=_concatenate([slots for of_group in appended for slots in of_group]),
             logit_tokens=_logit_tokens(rows),
             groups=planned,
@@ -227,11 +229,12 @@ def _plan_group(rows: Sequence[Row], frame: Frame, token_start: int) -> GroupPla
     run_start = np.empty(len(runs.index) + 1, dtype=np.int64)
     np.add(runs.index, runs.of_each(end - lengths), out=run_start[:-1])
     run_start[-1] = end[-1]
-    token_row, positions = frame.shape.place(lengths, [len(row.token_ids) for row in rows])
+    token_row, token_index = frame.shape.place(lengths, [len(row.token_ids) for row in rows])
     group = GroupPlan(
         token_start=token_start,
         token_row=token_row,
-        positions=positions,
+        token_index=token_index,
+        origins=frame.origins,
         turns=frame.shape.turns(lengths),
         runs=runs,
         run_start=run_start,

@@ -223,6 +223,7 @@ class Session:
 
     def _row(self, worker: Worker, own: Block, ids: Sequence[int]) -> Row:
         present = [w for w in self.workers if w.joined and (w.ended is None or w.closing or len(w.own) or w is worker)]
+        self.blocks.place(own, self.workers)
         return Row(self.blocks.view(worker, own, present), tuple(ids), logits="none")
 
     # Ending ----------------------------------------------------------------------------------------------------------

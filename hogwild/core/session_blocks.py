@@ -53,6 +53,15 @@ class SessionBlocks:
         """An empty block of this session."""
         return Block(self._pages, name)
 
+    def place(self, own: Block, workers: Sequence[Worker]) -> None:
+        """Say where `own`, a step that is about to begin, will stand when it is published.
+
+        That is behind the steps that wait for their last tokens; what others publish while it is written is not known.
+        """
+        if self.layout.publish and not len(own):
+            waiting = (len(w.closing) + len(w.closing_ids) for w in workers if w.closing is not None)
+            own.place_at(len(self.common) + sum(waiting))
+
     def open_texts(self, workers: Sequence[int]) -> None:
         """Begin to fill the texts and labels that views with these workers need, in the context of the prompt."""
         refs = (ref for viewer in workers for ref in self.layout.expand(viewer, workers))

@@ -1,9 +1,10 @@
 """How the plain backends read a group's columns: a few long slices of the pool, and short tiles gathered at once.
 
-A query is turned once per (row, run). Columns that lie side by side in memory and belong to one run need no copy: the
-longest stretches are read as slices. All others, hundreds of published steps perhaps, are cut into tiles of equal
-length and gathered in one batched operation, so that nothing loops over blocks or pages. That length is chosen by the
-runs: the batched product costs something for each tile, and padding costs something too.
+Columns that lie side by side in memory and belong to one run need no copy: the longest stretches are read as slices.
+All others, hundreds of published steps perhaps, are cut into tiles of equal length and gathered in one batched
+operation, so that nothing loops over blocks or pages. A tile holds columns of any runs for which queries are turned
+alike. Its length is chosen by how many these are: the batched product costs something for each tile, and padding costs
+something too.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Tiles:
     """
 
     slices: tuple[Slice, ...]
-    tile_run: IntArray  # [M] the run of each tile
+    tile_run: IntArray  # [M] a run for which queries are turned as for each tile
     tile_slots: Int32Array  # [M * size] slots to gather
     column_run: IntArray  # [C'] the run of each column
     column_index: IntArray  # [C'] the column's index within its run
@@ -57,24 +58,25 @@ PADDING = np.iinfo(np.int64).max
 def cut(group: GroupPlan) -> Tiles:
     """Choose the slices and tiles for one group."""
     stretches = _longest_stretches(group)
-    edges = _places(group.num_columns + 1, group.run_start, stretches.ravel()).nonzero()[0]
-    start, stop = edges[:-1], edges[1:]
-    run = group.run_start.searchsorted(start, side="right") - 1
-    sliced = _places(group.num_columns, stretches[:, 0])[start]
-    columns = sliced.repeat(stop - start).nonzero()[0]
-    column_run = run[sliced].repeat((stop - start)[sliced])
-    column_index = columns - group.run_start[column_run]
-    slices = zip(
-        group.column_slots[start[sliced]].tolist(), (stop - start)[sliced].tolist(), run[sliced].tolist(), strict=True
-    )
-    tile_run, tile_columns, padding = _tiles(start[~sliced], stop[~sliced], run[~sliced])
-    tile_index = np.where(padding, PADDING, tile_columns - group.run_start[tile_run][:, None])
+    run = np.arange(group.num_runs).repeat(np.diff(group.run_start))
+    index = np.arange(group.num_columns) - group.run_start[run]
+    is_sliced = np.zeros(group.num_columns, dtype=np.bool_)
+    for first, last in stretches:
+        is_sliced[first:last] = True
+    sliced, left = is_sliced.nonzero()[0], (~is_sliced).nonzero()[0]
+    alike = group.runs.alike[run]
+    left = left[alike[left].argsort(kind="stable")]
+    edges = np.diff(alike[left], prepend=-1, append=-1).nonzero()[0]
+    places, padding = _tiles(edges[:-1], edges[1:])
+    tiled = left[places]
+    slots = group.column_slots[stretches[:, 0]]
+    parts = zip(slots.tolist(), np.diff(stretches)[:, 0].tolist(), run[stretches[:, 0]].tolist(), strict=True)
     return Tiles(
-        slices=tuple(Slice(slot, slot + length, of) for slot, length, of in slices),
-        tile_run=tile_run,
-        tile_slots=group.column_slots[tile_columns].ravel(),
-        column_run=np.concatenate([column_run, tile_run.repeat(tile_columns.shape[1])]),
-        column_index=np.concatenate([column_index, tile_index.ravel()]),
+        slices=tuple(Slice(slot, slot + length, of) for slot, length, of in parts),
+        tile_run=alike[tiled[:, 0]],
+        tile_slots=group.column_slots[tiled].ravel(),
+        column_run=np.concatenate([run[sliced], run[tiled].ravel()]),
+        column_index=np.concatenate([index[sliced], np.where(padding, PADDING, index[tiled]).ravel()]),
     )
 
 
@@ -102,18 +104,18 @@ def _longest_stretches(group: GroupPlan) -> IntArray:
     return np.stack([edges[longest], edges[longest + 1]], axis=1)
 
 
-def _tiles(start: IntArray, stop: IntArray, run: IntArray) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:
-    """Cut column ranges, each of one run, into tiles; a tile that is not full repeats its first column.
+def _tiles(start: IntArray, stop: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
+    """Cut ranges into tiles, none over the end of a range; a tile that is not full repeats its first number.
 
-    Returns the run of each tile `[M]`, its columns `[M, size]`, and which of these are padding.
+    Returns the numbers of each tile `[M, size]`, and which of these are padding.
     """
     size = _tile_size(stop - start)
     num_tiles = -(-(stop - start) // size)
     nth = np.arange(num_tiles.sum()) - np.repeat(np.cumsum(num_tiles) - num_tiles, num_tiles)
     first = (np.repeat(start, num_tiles) + nth * size)[:, None]
-    columns = first + np.arange(size)
-    padding = columns >= np.repeat(stop, num_tiles)[:, None]
-    return np.repeat(run, num_tiles), np.where(padding, first, columns), padding
+    numbers = first + np.arange(size)
+    padding = numbers >= np.repeat(stop, num_tiles)[:, None]
+    return np.where(padding, first, numbers), padding
 
 
 def _tile_size(lengths: IntArray) -> int:

@@ -9,8 +9,8 @@ with the log-sum-exp of its scores; the merge adds up the items of each token, i
 Equal items keep a GPU busy, but where they are cut depends on the whole pass. Cut at fixed places of each block
 (`span`), and added up in the order of the own view, a token's items are the same whatever else is in the pass.
 
-A key is read when `0 <= distance < window`, with `distance = position + turn - index` (see `GroupPlan`); its query is
-turned by `turn + shift`, which `offsets` lists beside `turns`. So nothing here depends on the layer.
+A key is read when `0 <= distance < window`, with `distance = token_index + turn - index` (see `GroupPlan`); its query
+is turned by `turn + shift - origin`, which `offsets` lists beside `turns`. So nothing here depends on the layer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from hogwild.core.plan import ForwardPlan, GroupPlan
 class WorkList:
     """T tokens, I items, S segments, C columns (over all groups)."""
 
-    tokens: Int32Array  # [T, 5] position, first of its row's turns, place in its chunk, start and end in `order`
+    tokens: (
+        Int32Array  # [T, 5] index in its block, first of its row's turns, place in its chunk, start and end in `order`
+    )
     items: Int32Array  # [I, 5] first token, number of tokens, first segment, end of its segments, block (-1: several)
     order: Int32Array  # [..] the items that a token adds up, one after another
     segments: Int32Array  # [S, 5] run, index of its first key in its block, shift, first column, number of keys
@@ -87,7 +89,7 @@ class _Cut(NamedTuple):
 class _Fixed(NamedTuple):
     """What of a group's tables stays as it is until a run needs one tile more: t tokens, i items, s segments."""
 
-    tokens: Int32Array  # [t, 5] without the positions
+    tokens: Int32Array  # [t, 5] without the tokens' indices
     items: Int32Array  # [i, 5]
     order: Int32Array
     segments: Int32Array  # [s, 5] without columns and lengths
@@ -106,7 +108,7 @@ def _cut_group(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> WorkList:
     key = (tile_edges.tobytes(), group.token_row.tobytes(), cut)
     fixed = group.runs.kept("work", key, lambda: _fixed(group, tile_edges, cut))
     tokens = fixed.tokens.copy()
-    tokens[:, 0] = group.positions
+    tokens[:, 0] = group.token_index
     turns, offsets = _turns_and_offsets(group)
     slots = group.column_slots.astype(np.int32, copy=False)
     return WorkList(tokens, fixed.items, fixed.order, _with_columns(fixed, group), turns, offsets, slots)
@@ -163,7 +165,7 @@ def _segments(group: GroupPlan, pieces: _Pieces | None) -> Int32Array:
 def _dealt(token_row: IntArray, query_tile: int, num_splits: int) -> tuple[Int32Array, Int32Array, Int32Array]:
     """What depends on the rows of the tokens alone.
 
-    `tokens [t, 5]` without positions and turns, `items [chunks, splits, 5]` without segments, and `order`: a
+    `tokens [t, 5]` without indices and turns, `items [chunks, splits, 5]` without segments, and `order`: a
     token adds up all items of its chunk.
     """
     numbers = np.arange(len(token_row))
@@ -199,6 +201,7 @@ def _turns_and_offsets(group: GroupPlan) -> tuple[Int32Array, Int32Array]:
     """`[R * N]` each: `GroupPlan.run_turns` and `GroupPlan.offsets`, made in 32 bits from the start."""
     turns = group.runs.of_each(group.turns.astype(np.int32))
     offsets = turns + _shift(group)
+    offsets -= group.origins[:, None]
     if group.turns.item(group.turns.argmin()) == UNSEEN:  # not while every row reads every block
         offsets[turns == UNSEEN] = 0
     return turns.ravel(), offsets.ravel()

@@ -148,9 +148,29 @@ def a_published_run_may_be_continued(patch: Patch) -> None:
 
     def left_open(self: Block, step: Block) -> None:
         link(self, step)
-        self._open = bool(len(self))
+        self._open_from = 0 if len(self) else None
 
     patch.setattr(Block, "link", left_open)
+
+
+@fault("runs are as long as can be")
+def every_step_is_a_run_of_its_own(patch: Patch) -> None:
+    def added(self: Block, starts: IntArray, positions: IntArray) -> None:
+        self._run_start.extend(starts)
+        self._run_position.extend(positions)
+        self._runs_version += len(starts)
+
+    patch.setattr(Block, "_add_runs", added)
+
+
+@fault("key positions are those at which they were written")
+def every_step_goes_on_in_the_last_run(patch: Patch) -> None:
+    add = Block._add_runs
+
+    def fewer(self: Block, starts: IntArray, positions: IntArray) -> None:
+        add(self, *((starts[1:], positions[1:]) if self.num_runs else (starts, positions)))
+
+    patch.setattr(Block, "_add_runs", fewer)
 
 
 @fault("blocks hold their tokens in order, none lost or doubled")

@@ -11,6 +11,7 @@ import numpy as np
 from pool_model import Key, Pass, Twin, World, arrays_of
 
 from hogwild.core import tiles
+from hogwild.core.blocks import IntArray
 from hogwild.core.plan import GroupPlan
 
 WINDOW = 4
@@ -111,6 +112,13 @@ def positions_are_kept(world: World) -> None:
         equal(positions, [key.position for key in twin.keys], repr(block))
 
 
+@invariant("runs are as long as can be")
+def runs_are_long(world: World) -> None:
+    for twin in world.twins:
+        shifts = twin.block.run_positions - twin.block.run_starts
+        equal(np.flatnonzero(np.diff(shifts) == 0).tolist(), [], repr(twin.block))
+
+
 @invariant("keys never change after they were written")
 def keys_never_change(world: World) -> None:
     for twin in world.twins:
@@ -167,6 +175,19 @@ def tiles_hold_every_column(world: World) -> None:
         equal(slots[real].tolist(), group.column_slots[columns].tolist(), "slots")
 
 
+@invariant("a tile is asked by one query")
+def tiles_are_turned_alike(world: World) -> None:
+    for group in world.last_pass.plan.groups if world.last_pass else ():
+        cut = tiles.cut(group)
+        if len(cut.tile_run):
+            runs = cut.column_run[-len(cut.tile_slots) :].reshape(len(cut.tile_run), -1)
+            equal(group.offsets[:, runs].tolist(), _spread(group.offsets[:, cut.tile_run], runs.shape[1]), "offsets")
+
+
+def _spread(of_tiles: IntArray, size: int) -> list[list[list[int]]]:
+    return of_tiles[..., None].repeat(size, axis=-1).tolist()
+
+
 @invariant("what a planner remembers changes no plan")
 def memory_changes_nothing(world: World) -> None:
     if world.last_pass is not None:
@@ -206,7 +227,7 @@ def tokens_read(passed: Pass, world: World, window: int | None = None) -> Iterat
             for key in view[-1].keys[len(view[-1].keys) - count :]:
                 equal((group.token_row[t], positions[t]), (r, key.position), "row and position")
                 read = list(_read(group, world, t, int(positions[t]), first[t]))
-                flat = own_start + key.position
+                flat = own_start + key.position - view[-1].origin
                 yield TokenRead(key, flat, read, flat_view[: flat + 1])
                 t += 1
         equal(t, group.num_tokens, "tokens of the group")

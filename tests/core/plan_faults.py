@@ -36,6 +36,11 @@ def offsets_ignore_where_a_run_begins(patch: Patch) -> None:
 
 
 @fault("offsets are sums of earlier lengths")
+def offsets_ignore_where_the_own_block_begins(patch: Patch) -> None:
+    _offsets(lambda group, offsets: offsets + group.origins[:, None])(patch)
+
+
+@fault("offsets are sums of earlier lengths")
 def offsets_count_the_lengths_before_the_pass(patch: Patch) -> None:
     """Each worker counts only the tokens that were there before the pass."""
     group = plan._plan_group
@@ -171,7 +176,7 @@ def windows_are_one_too_wide(patch: Patch) -> None:
 @fault("a window is counted from the query")
 def windows_forget_the_offset(patch: Patch) -> None:
     def plain(self: GroupPlan, window: int) -> IntArray:
-        return np.maximum(self.positions[:, None] - self.run_position - window + 1, 0)
+        return np.maximum(self.token_index[:, None] - self.run_position - window + 1, 0)
 
     patch.setattr(GroupPlan, "first_visible", plain)
 
@@ -188,10 +193,10 @@ def padding_is_not_masked(patch: Patch) -> None:
 def padding_reads_on_past_the_run(patch: Patch) -> None:
     cut = tiles._tiles
 
-    def loose(start: IntArray, stop: IntArray, run: IntArray) -> Any:
-        tile_run, columns, padding = cut(start, stop, run)
+    def loose(start: IntArray, stop: IntArray) -> Any:
+        columns, padding = cut(start, stop)
         limit = int(stop.max(initial=1)) - 1
-        return tile_run, np.minimum(columns[:, :1] + np.arange(columns.shape[1]), limit), np.zeros_like(padding)
+        return np.minimum(columns[:, :1] + np.arange(columns.shape[1]), limit), np.zeros_like(padding)
 
     patch.setattr(tiles, "_tiles", loose)
 
@@ -200,11 +205,25 @@ def padding_reads_on_past_the_run(patch: Patch) -> None:
 def tiles_gather_the_neighbour_slot(patch: Patch) -> None:
     cut = tiles._tiles
 
-    def neighbour(start: IntArray, stop: IntArray, run: IntArray) -> Any:
-        tile_run, columns, padding = cut(start, stop, run)
-        return tile_run, np.maximum(columns - 1, 0), padding
+    def neighbour(start: IntArray, stop: IntArray) -> Any:
+        columns, padding = cut(start, stop)
+        return np.maximum(columns - 1, 0), padding
 
     patch.setattr(tiles, "_tiles", neighbour)
+
+
+@fault("a tile is asked by one query")
+def tiles_hold_whatever_comes_next(patch: Patch) -> None:
+    patch.setattr(frame.Runs, "alike", property(lambda self: np.zeros_like(self.shift)))
+
+
+@fault("a tile is asked by one query")
+def shifts_of_other_blocks_count_as_well(patch: Patch) -> None:
+    def alike(self: frame.Runs) -> IntArray:
+        _, first, which = np.unique(self.shift, return_index=True, return_inverse=True)
+        return first[which]
+
+    patch.setattr(frame.Runs, "alike", property(alike))
 
 
 @fault("tiles hold every column once and mask the rest")

@@ -37,6 +37,7 @@ class Twin:
     block: Block
     pages: Pages
     keys: list[Key] = field(default_factory=list)
+    origin: int = 0  # position of the first key
 
     @property
     def token_ids(self) -> list[int]:
@@ -45,7 +46,7 @@ class Twin:
 
 def arrays_of(plan: ForwardPlan) -> dict[str, np.ndarray]:
     """Every array of a plan under a name."""
-    names = ("token_row", "positions", "turns", "run_start", "column_slots")
+    names = ("token_row", "token_index", "origins", "turns", "run_start", "column_slots")
     names += ("run_block", "run_index", "run_position", "run_shift", "run_turns", "offsets", "visible")
     arrays = {f"{name} of group {g}": getattr(group, name) for g, group in enumerate(plan.groups) for name in names}
     whole = ("token_ids", "positions", "write_slots", "logit_tokens")
@@ -90,7 +91,9 @@ class World:
         if len(self.twins) < MAX_BLOCKS:
             sources: list[Pages] = [self.pool, *self.reservations]
             pages = sources[source % len(sources)]
-            self.twins.append(Twin(Block(pages, f"b{len(self.twins)}"), pages))
+            place = (0, len(self.twins[0].keys), 5, 1027)[source // 2 % 4] if self.twins else 0
+            block = Block(pages, f"b{len(self.twins)}", place)
+            self.twins.append(Twin(block, pages, origin=place % 1024))
 
     def append(self, which: int, count: int) -> None:
         twin = self._pick(which)
@@ -118,7 +121,7 @@ class World:
         twin = self._pick(which)
         if len(self.twins) < MAX_BLOCKS:
             block = twin.block.fork(f"b{len(self.twins)}")
-            self.twins.append(Twin(block, twin.pages, list(twin.keys)))
+            self.twins.append(Twin(block, twin.pages, list(twin.keys), twin.origin))
 
     def truncate(self, which: int, length: int) -> None:
         twin = self._pick(which)
@@ -205,7 +208,7 @@ class World:
         bad = forbidden & set(slots.tolist())
         if bad or len(set(slots.tolist())) != len(ids):
             self.illegal_writes.append(f"{twin.block} was given slots {slots.tolist()}, of which {bad} are not its own")
-        first = len(twin.keys)
+        first = twin.origin + len(twin.keys)
         twin.keys += [Key(token, first + i) for i, token in enumerate(ids)]
 
     def _write(self, slots: IntArray, keys: list[Key]) -> None:

@@ -53,16 +53,18 @@ def _numbers_of_groups(patch: Patch, change: Callable[..., tuple[int, ...]]) -> 
 
 @fault(ATTENTION)
 def queries_are_turned_without_the_shift(patch: Patch) -> None:
-    def change(segments: Any) -> None:
-        segments[:, 2] = 0
-
-    _segments(patch, change)
+    _tables(patch, lambda made: replace(made, offsets=made.turns))
 
 
 @fault(ATTENTION)
 def queries_are_turned_one_too_far(patch: Patch) -> None:
+    _tables(patch, lambda made: replace(made, offsets=made.offsets + 1))
+
+
+@fault(ONCE)
+def shifts_say_nothing(patch: Patch) -> None:
     def change(segments: Any) -> None:
-        segments[:, 2] += 1
+        segments[:, 2] = 0
 
     _segments(patch, change)
 

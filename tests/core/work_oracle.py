@@ -85,7 +85,8 @@ def attention_is_exact(cut: Cut) -> None:
 def every_key_is_read_once(cut: Cut) -> None:
     for group, first_column in _groups(cut):
         for t in range(group.num_tokens):
-            read = np.concatenate([[*_read_by(cut.list, group.token_start + t)]]).reshape(-1, 2)
+            origin = int(group.origins[group.token_row[t]])
+            read = np.concatenate([[*_read_by(cut.list, group.token_start + t, origin)]]).reshape(-1, 2)
             expected = _visible(group, t)
             expected[:, 0] += first_column
             order = np.argsort(read[:, 0], kind="stable")
@@ -115,7 +116,7 @@ def tokens_and_items_agree(cut: Cut) -> None:
             assert np.array_equal(items[1:, 2], items[:-1, 3]), "segments of a chunk"
             expected_item = end
     assert expected_item == made.num_items
-    assert made.tokens[:, 0].tolist() == cut.case.plan.positions.tolist()
+    assert made.tokens[:, 0].tolist() == [int(i) for group in cut.case.plan.groups for i in group.token_index]
 
 
 @check("no more items than asked for, and one for each chunk")
@@ -221,14 +222,17 @@ def _run_of_column(cut: Cut, first_run: Array, column: int) -> tuple[int, int, i
     raise AssertionError(f"column {column} does not exist")
 
 
-def _read_by(made: WorkList, token: int) -> Iterator[Array]:
-    """`[n, 2]` columns that a token reads in all of its items, and how far its query is turned for each."""
-    position, first_turn, _, first_item, end = (int(x) for x in made.tokens[token])
+def _read_by(made: WorkList, token: int, origin: int) -> Iterator[Array]:
+    """`[n, 2]` columns that a token reads in all of its items, and how far its query is turned for each.
+
+    origin: position of the first key of its own block.
+    """
+    token_index, first_turn, _, first_item, end = (int(x) for x in made.tokens[token])
     for first_segment, end_segment in made.items[made.order[first_item:end], 2:4].tolist():
         for run, index, shift, column, num_keys in made.segments[first_segment:end_segment].tolist():
             turned, offset = int(made.turns[first_turn + run]), int(made.offsets[first_turn + run])
-            seen = np.flatnonzero(position + turned - index - np.arange(num_keys) >= 0)
-            assert offset == (turned + shift if turned != UNSEEN else 0), "offsets beside the turns"
+            seen = np.flatnonzero(token_index + turned - index - np.arange(num_keys) >= 0)
+            assert offset == (turned + shift - origin if turned != UNSEEN else 0), "offsets beside the turns"
             yield from np.stack([column + seen, np.full(len(seen), offset)], axis=1)
 
 
@@ -276,14 +280,14 @@ def _partial(case: AttentionCase, made: WorkList, item: list[int]) -> tuple[Arra
 
 def _scores(case: AttentionCase, made: WorkList, tokens: slice, segment: list[int]) -> Array:
     """`[K, n * G, keys]` masked scores of a chunk's queries against one segment."""
-    run, index, shift, column, num_keys = segment
+    run, index, _, column, num_keys = segment
     keys = case.keys[:, made.column_slots[column : column + num_keys]].astype(np.float64)
     kv_heads, _, key_dim = keys.shape
     rows = made.tokens[tokens].astype(np.int64)
     turns = made.turns[rows[:, 1] + run].astype(np.int64)
     distance = (rows[:, 0] + turns - index)[:, None] - np.arange(num_keys)
     seen = (distance >= 0) & (distance < (1 << 40 if case.window is None else case.window))
-    cos, sin = exact_angles(np.where(seen.any(axis=1), turns + shift, 0), case.rotary)
+    cos, sin = exact_angles(made.offsets[rows[:, 1] + run].astype(np.int64), case.rotary)
     turned = turn(case.queries[tokens].astype(np.float64), cos[:, None], sin[:, None], case.rotary)
     turned = turned.reshape(len(rows), kv_heads, -1, key_dim).swapaxes(0, 1).reshape(kv_heads, -1, key_dim)
     scores = turned @ keys.swapaxes(1, 2) * case.scale

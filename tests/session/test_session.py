@@ -86,6 +86,25 @@ def test_a_step_is_published_with_its_last_token_and_no_pass_is_lost():
     assert watch.of(ev.TokenWritten)[-1].pass_index == 6, "the pass that published also sampled"
 
 
+@pytest.mark.parametrize("step_order", ["with_step", "next_step"])
+def test_steps_are_stored_where_they_are_published(step_order):
+    watch, _ = start(reciter(SENTENCE, end="x"), num_workers=1, step_order=step_order, max_passes=40)
+    while len(watch.of(ev.StepPublished)) < 5:
+        watch.step()
+    assert watch.session.blocks.common.num_runs == 1, "a lone worker's steps go on where the last one ended"
+
+
+def test_the_queries_for_a_step_depend_on_what_others_published_meanwhile():
+    """Steps of all workers end in the same pass: the first one's stand where they were expected."""
+    watch, _ = start(reciter(SENTENCE, end="x"), num_workers=3, max_passes=60)
+    while len(watch.of(ev.StepPublished)) < 12:
+        watch.step()
+    common, size = watch.session.blocks.common, watch.of(ev.StepPublished)[0].num_tokens
+    shifts = common.run_positions - common.run_starts
+    assert len(common.run_starts) == 12, "the first worker's first step goes on behind the prompt"
+    assert set(shifts.tolist()) == {0, -size, -2 * size}
+
+
 def test_reference_order_moves_the_last_token_to_the_next_step():
     watch, backend = start(reciter(SENTENCE, end="x"), num_workers=2, step_order="next_step")
     while watch.session.pass_index < 6:

@@ -3,8 +3,8 @@
 The pool is seen as tiles of 16 slots. Softmax has no order, so the columns are sorted by slot: steps that several
 workers wrote in turns and published one after the other are then one stretch of memory, whatever their order in the
 common block, and are read without a copy. A tile is listed for each run that has keys in it, so one turned query serves
-it each time. A stretch also covers slots that nobody may read: they are masked, and the pool keeps its values finite
-there.
+it each time; runs for which queries are turned alike count as one. A stretch also covers slots that nobody may read:
+they are masked, and the pool keeps its values finite there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_GAP = 3  # tiles of no use that a stretch may bridge
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """The pool's slots `start..stop`, whole tiles; `uniform` when all of them belong to one run."""
+    """The pool's slots `start..stop`, whole tiles; `uniform` when all of them are asked by one query."""
 
     start: int
     stop: int
@@ -47,7 +47,7 @@ class Columns:
 
     stretches: tuple[Stretch, ...]
     gathered: IntArray  # [M] numbers of the tiles to gather
-    piece_run: IntArray  # [P] the run of each stretch of one run, then of each tile
+    piece_run: IntArray  # [P] a run that is asked as each uniform stretch is, then as each tile
     column_run: IntArray  # [C'] the run of each column
     column_index: IntArray  # [C'] the column's index within its run
 
@@ -55,7 +55,7 @@ class Columns:
 def find_columns(group: GroupPlan) -> Columns:
     """Choose the stretches and the tiles to gather for one group."""
     run = np.repeat(np.arange(group.num_runs), np.diff(group.run_start))
-    tiles = _Tiles(group.column_slots.astype(np.int64), run, group.num_runs)
+    tiles = _Tiles(group.column_slots.astype(np.int64), group.runs.alike[run], group.num_runs)
     uniform = tiles.longest(tiles.number, same_run=True)
     rest = np.ones(len(tiles.number), dtype=bool)
     for a, b in uniform:
@@ -68,7 +68,8 @@ def find_columns(group: GroupPlan) -> Columns:
 
 
 class _Tiles:
-    """The tiles that hold keys of the group, once for each run and for each repetition of a block in a view.
+    """The tiles that hold keys of the group, once for each run (those that are asked alike are one) and each repetition
+    of a block in a view.
 
     `number` is the tile's number in the pool, ascending; plus a large step for each repetition, and for each other run
     that has keys in the tile: short steps share tiles, and their second and third runs make stretches of their own.

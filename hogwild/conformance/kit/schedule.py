@@ -114,7 +114,7 @@ def _only(case: AttentionCase, wanted: Array) -> AttentionCase:
         mine = wanted[group.token_start : group.token_start + group.num_tokens]
         if mine.any():
             groups.append(
-                replace(group, token_start=start, token_row=group.token_row[mine], positions=group.positions[mine])
+                replace(group, token_start=start, token_row=group.token_row[mine], token_index=group.token_index[mine])
             )
             start += int(mine.sum())
     plan = replace(

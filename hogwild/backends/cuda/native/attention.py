@@ -11,11 +11,13 @@ from torch import Tensor
 
 from hogwild.backends.base import LayerSpec
 from hogwild.backends.cuda.angles import AngleTables, Rotation
+from hogwild.backends.cuda.native.keys import KeyList, list_keys
 from hogwild.backends.cuda.native.library import Arguments, Library
 from hogwild.backends.cuda.pool import KVPool
+from hogwild.core.blocks import Int32Array
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.rotary import NO_ROTARY
-from hogwild.core.work import WorkList, cut_work
+from hogwild.core.work import cut_work
 
 TILE, SPAN = 8, 128  # keys, and tiles of a block in an item: enough items for many threads; a run is whole tiles, so
 # short runs need short ones, or items of few keys would be many
@@ -39,7 +41,7 @@ class NativeAttention:
         """A pass by that plan."""
         query_tile = max(1, MAX_ROWS // self.group_size)
         work = cut_work(plan, tile=TILE, query_tile=query_tile, num_items=1, span=SPAN)
-        return NativePass(self, plan, work, query_tile)
+        return NativePass(self, plan, list_keys(plan, work), work.order, query_tile)
 
 
 @dataclass(slots=True)
@@ -48,27 +50,29 @@ class NativePass:
 
     kernels: NativeAttention
     plan: ForwardPlan
-    work: WorkList
+    listed: KeyList
+    order: Int32Array  # see `WorkList`
     query_tile: int
     token_ids: Tensor = field(init=False)  # [1, T]
     positions: Tensor = field(init=False)  # [1, T]
     logit_tokens: Tensor = field(init=False)  # [L]
-    _angles: dict[tuple[Rotation, float], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _angles: dict[tuple[Rotation, float], dict[str, Tensor]] = field(default_factory=dict)
     _write_slots: Tensor = field(init=False)
     _partial: Tensor = field(init=False)
     _tables: dict[str, int] = field(init=False)  # arguments that all layers have in common
 
     def __post_init__(self) -> None:
-        kernels, work, to_tensor = self.kernels, self.work, self.kernels.tables.to_device
+        kernels, listed, to_tensor = self.kernels, self.listed, self.kernels.tables.to_device
         self.token_ids, self.positions = to_tensor(self.plan.token_ids)[None], to_tensor(self.plan.positions)[None]
         self.logit_tokens, self._write_slots = to_tensor(self.plan.logit_tokens), to_tensor(self.plan.write_slots)
         rows = self.query_tile * kernels.group_size
         widest = max(layer.num_kv_heads * (layer.value_dim + 2) for layer in kernels.layers)
-        self._partial = torch.empty(work.num_items * rows * widest)
-        names = ("tokens", "items", "order", "segments", "turns", "column_slots")
-        self._tables = {name: getattr(work, name).ctypes.data for name in names}
-        self._tables |= {"num_items": work.num_items, "num_tokens": self.plan.num_tokens}
-        self._tables |= {"num_columns": len(work.column_slots), "partial": self._partial.data_ptr()}
+        self._partial = torch.empty(len(listed.items) * rows * widest)
+        tables = {"order": self.order, "key_slots": listed.slots}
+        tables |= {name: getattr(listed, name) for name in ("tokens", "items", "ends", "indices", "turns")}
+        self._tables = {name: table.ctypes.data for name, table in tables.items()}
+        self._tables |= {"num_items": len(listed.items), "num_tokens": self.plan.num_tokens}
+        self._tables |= {"num_keys": len(listed.slots), "partial": self._partial.data_ptr()}
 
     def attend(
         self, module: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Mapping[str, Any]
@@ -80,7 +84,7 @@ class NativePass:
         keys, values = kernels.pool.stored(index)
         scaling, softcap, sinks = options.get("scaling"), options.get("softcap"), options.get("s_aux")
         scale = q.shape[-1] ** -0.5 if scaling is None else float(scaling)
-        cos, sin, partners = self._turn(layer, scale)
+        angles = {name: table.data_ptr() for name, table in self._turn(layer, scale).items()}
         q = q if q.stride(-1) == 1 else q.contiguous()
         sinks = None if sinks is None else sinks.float().contiguous()
         out = q.new_empty(1, q.shape[2], q.shape[1], layer.value_dim)
@@ -90,9 +94,6 @@ class NativePass:
             values=values.numbers.data_ptr(),
             key_scales=_address(keys.scales),
             value_scales=_address(values.scales),
-            cos=_address(cos),
-            sin=_address(sin),
-            partners=_address(partners),
             sinks=_address(sinks),
             out=out.data_ptr(),
             token_stride=q.stride(2),
@@ -106,6 +107,7 @@ class NativePass:
             window=_ENDLESS if layer.window is None else layer.window,
             scale=scale,
             softcap=0.0 if softcap is None else softcap,
+            **angles,
             **self._tables,
         )
         kernels.library.attend(arguments)
@@ -119,15 +121,18 @@ class NativePass:
         else:
             write(keys, pool.keys[layer], slots)
 
-    def _turn(self, layer: LayerSpec, scale: float) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """cos and signed sin, times the scale, of each offset `[.., Dk]`, and the features' partners."""
+    def _turn(self, layer: LayerSpec, scale: float) -> dict[str, Tensor]:
+        """cos and signed sin, `[.., Dk]`, of each turn, times the scale, and of each shift; the features' partners."""
         if layer.rotary == NO_ROTARY:
-            return None, None, None
-        rotation, tables, library = (layer.rotary, layer.key_dim), self.kernels.tables, self.kernels.library
+            return {}
+        rotation, tables, angles = (layer.rotary, layer.key_dim), self.kernels.tables, self.kernels.library.angles
         if (rotation, scale) not in self._angles:
             table = tables.offset_table(layer.rotary)
-            self._angles[rotation, scale] = library.angles(self.work.offsets, table, layer.key_dim, scale)
-        return *self._angles[rotation, scale], tables.partners(rotation)
+            turns = angles(self.listed.offsets, table, layer.key_dim, scale)
+            shifts = angles(self.listed.shifts, table, layer.key_dim, 1.0)
+            made = dict(zip(("turn_cos", "turn_sin", "shift_cos", "shift_sin"), (*turns, *shifts), strict=True))
+            self._angles[rotation, scale] = made | {"partners": tables.partners(rotation)}
+        return self._angles[rotation, scale]
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -32,10 +32,11 @@ class Arguments(ctypes.Structure):
 
     _fields_ = [
         *((name, c_void_p) for name in ("queries", "keys", "values", "key_scales", "value_scales")),
-        *((name, c_void_p) for name in ("tokens", "items", "order", "segments", "turns", "column_slots")),
-        *((name, c_void_p) for name in ("cos", "sin", "partners", "sinks", "partial", "out")),
+        *((name, c_void_p) for name in ("tokens", "items", "order", "ends", "key_slots", "indices", "turns")),
+        *((name, c_void_p) for name in ("turn_cos", "turn_sin", "shift_cos", "shift_sin")),
+        *((name, c_void_p) for name in ("partners", "sinks", "partial", "out")),
         *((name, c_int64) for name in ("token_stride", "head_stride", "slots", "num_items", "num_tokens", "num_heads")),
-        *((name, c_int64) for name in ("kv_heads", "key_dim", "value_dim", "max_rows", "window", "num_columns")),
+        *((name, c_int64) for name in ("kv_heads", "key_dim", "value_dim", "max_rows", "window", "num_keys")),
         *((name, c_float) for name in ("scale", "softcap")),
     ]
 
