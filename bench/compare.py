@@ -27,7 +27,7 @@ import numpy as np
 from hogwild.bench.decode import SharedPass
 from hogwild.bench.options import BenchOptions
 from hogwild.bench.timing import take_turns
-from hogwild.bench.workload import build_views, find_lengths, random_ids, release
+from hogwild.bench.workload import build_views, find_lengths, publish_steps, random_ids, release
 from hogwild.cache import SharedCache
 from hogwild.cli.environment import versions
 from hogwild.core.blocks import Block
@@ -50,19 +50,12 @@ class Side:
     def _common(self, context: int, step_tokens: int) -> Block:
         block, rng = self.cache.new_block("common"), np.random.default_rng(0)
         vocab_size = self.cache.backend.spec.vocab_size
-        while not step_tokens and len(block) < context:
-            self.cache.prefill(block, random_ids(min(CHUNK, context - len(block)), vocab_size, rng))
-        unfinished: list[Block] = []
-        while len(block) < context:
-            count = int(rng.integers(-(-step_tokens // 2), 3 * step_tokens // 2 + 1)) if len(block) else CHUNK
-            step = self.cache.new_block(place=len(block))
-            self.cache.prefill(step, random_ids(count, vocab_size, rng), (block, *unfinished))
-            unfinished.append(step)
-            if len(unfinished) == 2 or not len(block):
-                published = unfinished.pop(0)
-                published.truncate(min(len(published), context - len(block)))
-                block.link(published)
-        release([unfinished])
+        prompt = CHUNK if step_tokens else context
+        while len(block) < prompt:
+            self.cache.prefill(block, random_ids(min(CHUNK, prompt - len(block)), vocab_size, rng))
+        if step_tokens:
+            for _ in publish_steps(self.cache, block, context, step_tokens, rng):
+                pass
         return block
 
     def compare(self, other: Side, options: BenchOptions) -> list[dict[str, float]]:

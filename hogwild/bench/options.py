@@ -22,7 +22,7 @@ class BenchOptions:
         layout: who sees what.
         passes: timed passes for each case.
         warmup: passes before them that are not timed.
-        step_tokens: length of the published steps that the common block consists of after its prompt; 0: one long
+        step_tokens: mean length of the published steps that the common block consists of after its prompt; 0: one long
             prompt, so one run of keys.
         batch: whether to measure an independent batch, too.
         seed: of tokens and random weights.

@@ -24,6 +24,7 @@ from hogwild.bench.workload import (
     find_lengths,
     pages_held,
     pool_tokens,
+    publish_steps,
     random_ids,
     release,
     rows_of,
@@ -131,10 +132,8 @@ class _Bench:
         """A prompt, then published steps."""
         longest = max(self._options.contexts)
         self._fill(block, min(PROMPT_TOKENS, min(self._options.contexts) // 2))
-        while len(block) < longest:
+        for _ in publish_steps(self._cache, block, longest, self._options.step_tokens, self._rng):
             self._raise_if_stopped()
-            count = min(self._options.step_tokens, longest - len(block))
-            block.link(self._cache.block(self._ids(count), (block,)))
 
     def _ids(self, count: int) -> tuple[int, ...]:
         return random_ids(count, self._backend.spec.vocab_size, self._rng)

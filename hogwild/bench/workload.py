@@ -6,14 +6,14 @@ random, but their keys and values are computed by the model, as in a real run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hogwild.bench.options import BenchOptions
 from hogwild.cache import SharedCache
-from hogwild.core.blocks import Block
+from hogwild.core.blocks import LONG_PAGES, Block
 from hogwild.core.layout import BlockRef, Layout
 from hogwild.core.plan import Row
 from hogwild.core.pool import PAGE_SIZE
@@ -61,6 +61,30 @@ def random_ids(count: int, vocab_size: int, rng: np.random.Generator) -> tuple[i
     return tuple(rng.integers(0, vocab_size, count).tolist())
 
 
+def publish_steps(
+    cache: SharedCache, common: Block, length: int, step_tokens: int, rng: np.random.Generator
+) -> Iterator[None]:
+    """Publish steps into `common` until it has `length` tokens, as two workers do who write at the same time.
+
+    A step has from half to one and a half times `step_tokens`. When it begins, the other worker's is there, and will be
+    published first: its keys are stored elsewhere than they will stand, by as many tokens as the other one has. Yields
+    after each step.
+    """
+    before: Block | None = None
+    while len(common) < length:
+        count = int(rng.integers(-(-step_tokens // 2), 3 * step_tokens // 2 + 1))
+        step = cache.new_block("step", place=len(common))
+        context = (common,) if before is None else (common, before)
+        cache.prefill(step, random_ids(count, cache.backend.spec.vocab_size, rng), context)
+        if before is not None:
+            before.truncate(min(len(before), length - len(common)))
+            common.link(before)
+        before = step
+        yield
+    if before is not None:
+        before.clear()
+
+
 def build_views(cache: SharedCache, layout: Layout, num_workers: int, common: Block, own_tokens: int) -> list[View]:
     """Each worker's view; own blocks lack the token that the pass brings."""
     rng = np.random.default_rng(num_workers)
@@ -104,10 +128,11 @@ def pages_held(views: Sequence[View]) -> int:
 def pool_tokens(options: BenchOptions) -> int:
     """Room for the longest common block and the other blocks of all cases of one context, whole pages each."""
     longest = max(options.contexts)
-    step = options.step_tokens
-    common = (
-        _pages(longest) if not step else _pages(longest) + (longest // step + 1) * (_pages(step) - step // PAGE_SIZE)
-    )
+    common = _pages(longest)
+    if step := options.step_tokens:
+        longest_step, shortest_step = 3 * step // 2, -(-step // 2)
+        ends_in_page = longest_step >= LONG_PAGES * PAGE_SIZE  # else the next one begins there
+        common += _pages(longest_step) + (longest // shortest_step + 1 if ends_in_page else 4)
     most = 0
     for context in options.contexts:
         rest = 0

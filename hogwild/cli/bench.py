@@ -61,7 +61,7 @@ Workers = Annotated[str, _flag(_WHAT, "--workers", "Numbers of workers.", "-n")]
 Contexts = Annotated[str, _flag(_WHAT, "--context", "Tokens in each worker's view; 4k is 4096.", "-c")]
 LayoutName = Annotated[str, _flag(_WHAT, "--layout", "Who sees what: a name, or a file NAME.json.", "-l")]
 StepTokens = Annotated[
-    int, _flag(_WHAT, "--step-tokens", "Length of published steps in the shared history; 0: one long prompt.")
+    int, _flag(_WHAT, "--step-tokens", "Mean length of published steps in the shared history; 0: one long prompt.")
 ]
 Shape = Annotated[
     str | None,

@@ -33,23 +33,21 @@ class KeyList:
 
 def list_keys(plan: ForwardPlan, work: WorkList) -> KeyList:
     """The keys of a work list whose items lie in one block each."""
-    begins_item = np.zeros(len(work.segments), dtype=np.int64)
-    begins_item[work.items[:, 2]] = 1
-    item = begins_item.cumsum()
-    order = np.lexsort((work.segments[:, 2], item))
+    begins_item = np.zeros(len(work.segments), dtype=np.bool_)
+    begins_item[work.items[:, 2]] = True  # an item's first segment keeps its place, whatever is sorted within items
+    order = np.lexsort((work.segments[:, 2], begins_item.cumsum()))
     _, index, shift, column, count = work.segments[order].T
     end = count.cumsum()
     start = end - count
-    begins = np.flatnonzero(np.diff(shift, prepend=0) | begins_item)  # an item's first segment stays at its place
-    begins = begins if len(begins) and begins[0] == 0 else np.concatenate([[0], begins])
+    begins = np.flatnonzero(begins_item | (np.diff(shift, prepend=0) != 0))
     nth = np.arange(end[-1])
     turns, offsets, first_turn = _turns(plan)
     tokens = work.tokens.copy()
     tokens[:, 1] = first_turn
-    first, last = work.items[:, 2], work.items[:, 3] - 1
-    stretch = np.searchsorted(begins, first), np.searchsorted(begins, last, side="right")
+    token, num_tokens, first, stop, block = work.items.T
+    stretches = begins.searchsorted(first), begins.searchsorted(stop)
     return KeyList(
-        items=np.stack([*work.items[:, [0, 1, 4]].T, start[first], end[last], *stretch], axis=1).astype(np.int32),
+        items=np.stack([token, num_tokens, block, start[first], end[stop - 1], *stretches], axis=1).astype(np.int32),
         ends=np.append(start[begins[1:]], end[-1]).astype(np.int32),
         shifts=shift[begins],
         slots=work.column_slots[nth + (column - start).repeat(count)],
