@@ -201,7 +201,7 @@ def _turns_and_offsets(group: GroupPlan) -> tuple[Int32Array, Int32Array]:
     """`[R * N]` each: `GroupPlan.run_turns` and `GroupPlan.offsets`, made in 32 bits from the start."""
     turns = group.runs.of_each(group.turns.astype(np.int32))
     offsets = turns + _shift(group)
-    offsets -= group.origins[:, None]
+    offsets -= group.origins.astype(np.int32)[:, None]
     if group.turns.item(group.turns.argmin()) == UNSEEN:  # not while every row reads every block
         offsets[turns == UNSEEN] = 0
     return turns.ravel(), offsets.ravel()
