@@ -27,7 +27,7 @@ Array = NDArray[Any]
 class AttentionCase:
     """One attention layer in one pass. H query heads, K kv heads, S slots.
 
-    queries `[T, H, Dk]` have the model's own rotation at their position in the own block; `keys [K, S, Dk]` and
+    queries `[T, H, Dk]` have the model's own rotation at their positions; `keys [K, S, Dk]` and
     `values [K, S, Dv]` are what is stored, the new tokens' included. All three are float32 arrays that hold numbers of
     `dtype` exactly. kv_dtype "int8": what is stored is their nearest in 8 bits, see `stored`.
     """

@@ -164,8 +164,8 @@ class Block:
     def place_at(self, index: int) -> None:
         """Say where the first token of this block, which is empty, will stand in the one that it is published into.
 
-        A guess will do: nothing depends on it but the number of ways in which queries are turned later. `LayoutError`
-        when there are tokens.
+        A guess will do: only the number of ways in which queries are turned later depends on it, and last bits.
+        `LayoutError` when there are tokens.
         """
         if len(self):
             raise LayoutError(
