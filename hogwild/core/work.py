@@ -31,9 +31,7 @@ from hogwild.core.plan import ForwardPlan, GroupPlan
 class WorkList:
     """T tokens, I items, S segments, C columns (over all groups)."""
 
-    tokens: (
-        Int32Array  # [T, 5] index in own block, first of its row's turns, place in its chunk, start and end in `order`
-    )
+    tokens: Int32Array  # [T, 5] index in own block, first of its row's turns, place in its chunk, start, end in `order`
     items: Int32Array  # [I, 5] first token, number of tokens, first segment, end of its segments, block (-1: several)
     order: Int32Array  # [..] the items that a token adds up, one after another
     segments: Int32Array  # [S, 5] run, index of its first key in its block, shift, first column, number of keys
