@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hogwild.backends.base import Backend, ForwardResult
-from hogwild.core.blocks import Block, IntArray, Pages
+from hogwild.core.arrays import IntArray
+from hogwild.core.blocks import Block, Pages
 from hogwild.core.plan import PREFILL_CHUNK, ForwardPlan, Planner, Row, build_plan, check_view
 from hogwild.core.pool import PAGE_SIZE, PagePool
 from hogwild.core.shares import Columns, block_columns, count_columns, mean_over_rows, slot_columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.plan import ForwardPlan
 
 NUM_LAYERS = 2
@@ -16,10 +16,8 @@ def even_shares(plan: ForwardPlan, columns: IntArray, num_columns: int) -> tuple
     shares = np.zeros((1, plan.num_tokens, num_columns))
     for group in plan.groups:
         for token in range(group.num_tokens):
-            seen = group.visible[token]
-            slots = np.concatenate(
-                [group.column_slots[first : first + count] for first, count in zip(group.run_start, seen, strict=False)]
-            )
+            seen = group.sees(slice(token, token + 1), group.column_run, group.column_index)[0]
+            slots = group.column_slots[seen]
             counts = np.bincount(columns[slots], minlength=num_columns)
             shares[0, group.token_start + token] = counts / len(slots)
     return (shares,) * NUM_LAYERS

@@ -127,9 +127,7 @@ def _group_attention(
     cos, sin = rotary.exact_angles(group.offsets[group.token_row], pool.spec)  # [T, N, pairs]
     turned = np.asarray(rotary.turn(queries[:, None], cos[:, :, None], sin[:, :, None], pool.spec))  # [T, N, H, D]
     k, v, run, index = (_read_tiles if tiled else _read_columns)(group, pool)
-    mask = index < group.visible[:, run]
-    if window is not None:
-        mask &= index >= group.first_visible(window)[:, run]
+    mask = group.sees(slice(None), run, index, window)
     return attend(turned[:, run], k, v, mask)
 
 
@@ -137,9 +135,7 @@ _Read = tuple[Array, Array, IntArray, IntArray]
 
 
 def _read_columns(group: GroupPlan, pool: KeyPool) -> _Read:
-    run = np.repeat(np.arange(group.num_runs), np.diff(group.run_start))
-    index = np.arange(group.num_columns) - group.run_start[run]
-    return pool.k[group.column_slots], pool.v[group.column_slots], run, index
+    return pool.k[group.column_slots], pool.v[group.column_slots], group.column_run, group.column_index
 
 
 def _read_tiles(group: GroupPlan, pool: KeyPool) -> _Read:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hogwild.conformance.cases import Array, AttentionCase
 from hogwild.conformance.sequences import pairs_side_by_side
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.quantized import quantize
 from hogwild.core.rotary import OffsetTable
 

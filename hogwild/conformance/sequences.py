@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hogwild.conformance.cases import Array, AttentionCase
-from hogwild.core.blocks import Block, IntArray
+from hogwild.core.arrays import IntArray
+from hogwild.core.blocks import Block
 from hogwild.core.plan import Row
 from hogwild.core.quantized import dequantize, quantize
 from hogwild.core.rotary import RotarySpec

@@ -6,6 +6,7 @@ the positions at which they were written. Where a run's slots lie in memory does
 
 A step's keys are therefore stored at the positions that they will have once it is published, as far as can be told when
 it is begun (`origin`): then runs of many steps are asked by few different queries, and some go on in one another.
+`Block.listing` is the order in which keys are read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from hogwild.core.arrays import Int32Array, IntArray
+from hogwild.core.listing import NOTHING, Listing, list_keys
 from hogwild.core.pool import Leftovers, PagePool
 from hogwild.errors import LayoutError, OptionError
 
@@ -24,8 +27,6 @@ LONG_PAGES = 8
 """A run that begins with so many pages of tokens begins in pages of its own, so that it lies in one piece."""
 PERIOD = 1024
 """Positions begin anew after so many tokens: a model's own angles, in float32, err by more the larger they are."""
-IntArray = NDArray[np.int64]
-Int32Array = NDArray[np.int32]
 
 
 class Pages(Protocol):
@@ -109,6 +110,7 @@ class Block:
         self._open_from: int | None = None  # the token from which on it was appended to, None: since it was linked to
         self._is_forked = False  # whether another block may hold some of the slots
         self._runs_version = 0
+        self._listing = NOTHING
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -152,8 +154,16 @@ class Block:
         return len(self._run_start)
 
     @property
+    def listing(self) -> Listing:
+        """The order in which the keys are read."""
+        if len(self._listing) != len(self):
+            shifts = self.run_positions - self.run_starts
+            self._listing = list_keys(self.slots, self.run_starts, shifts, self._listing)
+        return self._listing
+
+    @property
     def runs_version(self) -> int:
-        """Another number than before when a run was begun, linked or cut away; a run that grows does not count."""
+        """Another number than before when `listing` has other runs, apart from a last one that only grew."""
         return self._runs_version
 
     @property
@@ -189,6 +199,7 @@ class Block:
             self.pool.give_out(tail.start)
             self._slots.push(tail.start)
             self._token_ids.push(token_ids[0])
+            self._runs_version += self.num_runs > 1
             return np.array([tail.start])
         slots = self._find_slots(tail[:count], count)
         if self._open_from is None:
@@ -196,6 +207,7 @@ class Block:
             self._add_runs(np.array([length]), np.array([length + self._origin]))
         self._slots.extend(slots)
         self._token_ids.extend(token_ids)
+        self._runs_version += self.num_runs > 1
         return np.array(slots)
 
     def link(self, step: Block) -> None:
@@ -262,8 +274,9 @@ class Block:
         self._held_first.truncate(int(np.searchsorted(self._held_first.array, length)))
         self._slots.truncate(length)
         self._token_ids.truncate(length)
-        if runs < self.num_runs:
+        if self.num_runs > 1 or runs < self.num_runs:
             self._runs_version += 1
+        self._listing = self._listing.cut(length)
         self._run_start.truncate(runs)
         self._run_position.truncate(runs)
 

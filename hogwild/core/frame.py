@@ -8,7 +8,7 @@ blocks stand in them, whichever blocks they are.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -17,7 +17,9 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hogwild.core.blocks import Block, Int32Array, IntArray
+from hogwild.core.arrays import Int32Array, IntArray
+from hogwild.core.blocks import Block
+from hogwild.core.listing import Listing
 
 UNSEEN = -(1 << 30)  # the turn of a block that a row does not read: every key of it lies in the future
 _BESIDE_LENGTHS = np.array([0, UNSEEN, -UNSEEN])  # of an empty block; what a row's sums begin with, and what ends that
@@ -48,16 +50,16 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """The runs of some blocks, one block after the other; N in all. Never changed."""
+    """The runs of some blocks as they are listed (`Block.listing`), one block after the other: N in all.."""
 
     counts: IntArray  # [B] how many runs each block has
-    index: IntArray  # [N] index in its block of the run's first key
-    position: IntArray  # [N] rotary position of the run's first key
+    start: IntArray  # [N] place in its block's list of the run's first key
+    shift: IntArray  # [N] how much further a query is turned for a run than for its block as a whole
     kept: Kept = field(default_factory=Kept)  # of these runs
 
     def __reduce__(self) -> tuple[type[Runs], tuple[IntArray, ...]]:
         """Another process derives anew what it needs."""
-        return Runs, (self.counts, self.index, self.position)
+        return Runs, (self.counts, self.start, self.shift)
 
     @cached_property
     def block(self) -> IntArray:
@@ -65,21 +67,9 @@ class Runs:
         return self.of_each(np.arange(len(self.counts)))
 
     @cached_property
-    def shift(self) -> IntArray:
-        """`[N]` how much further a query is turned for a run than for its block as a whole."""
-        return self.position - self.index
-
-    @cached_property
-    def alike(self) -> IntArray:
-        """`[N]` for each run the first one for which queries are turned as for it: of its block and shift."""
-        _, first, which = np.unique((self.block << 32) + self.shift, return_index=True, return_inverse=True)
-        alike: IntArray = first[which]
-        return alike
-
-    @cached_property
-    def last_position(self) -> int:
-        """The largest of `position`."""
-        return int(self.position[self.position.argmax()])
+    def largest_shift(self) -> int:
+        """The largest of `|shift|`."""
+        return int(np.abs(self.shift).max())
 
     def of_each(self, of_blocks: _A) -> _A:
         """`[.., N]` from `[.., B]`: what is given for each block, for each of its runs."""
@@ -153,23 +143,24 @@ class Frame:
         self._listed = [blocks[i] for i in self.shape.listed]
         self._versions: list[int] = []
 
-    def list_runs(self) -> tuple[Runs, IntArray, Int32Array]:
-        """Runs, lengths `[B]` and slots `[C]` of the listed blocks as they are now; sets `origins`.
+    def list_runs(self) -> tuple[Runs, IntArray, Int32Array, Int32Array]:
+        """Runs, lengths `[B]`, slots and indices `[C]` of the listed blocks as they are now; sets `origins`.
 
         The runs are the same object while no block's runs have changed.
         """
+        listings = [block.listing for block in self._listed]
         versions = [block.runs_version for block in self._listed]
         if versions != self._versions:
-            self._versions, self._runs = versions, self._list_anew()
+            self._versions, self._runs = versions, _runs(listings)
             self.origins = np.array([view[-1].origin for view in self.views])  # [R] of the own blocks
-        slots = [block.slots for block in self._listed]
-        return self._runs, np.array(list(map(len, slots))), _joined(slots, np.int32)
+        slots, index = [listing.slots for listing in listings], [listing.index for listing in listings]
+        return self._runs, np.array(list(map(len, slots))), _joined(slots, np.int32), _joined(index, np.int32)
 
-    def _list_anew(self) -> Runs:
-        index = [block.run_starts for block in self._listed]
-        position = [block.run_positions for block in self._listed]
-        both = _joined(index + position, np.int64).reshape(2, -1)
-        return Runs(np.array(list(map(len, index))), both[0], both[1])
+
+def _runs(listings: Sequence[Listing]) -> Runs:
+    start = [listing.run_starts for listing in listings]
+    shift = [listing.run_shifts for listing in listings]
+    return Runs(np.array(list(map(len, start))), _joined(start, np.int64), _joined(shift, np.int64))
 
 
 def _joined(arrays: Iterable[Any], dtype: type[_N]) -> NDArray[_N]:

@@ -4,9 +4,9 @@ All new tokens of all workers of all sessions are packed in one dimension, T. To
 a *group* (one session); its distinct runs of keys are listed once, as C columns, however many workers read them.
 
 For a worker w whose view is b1..bm, with lengths counted after this pass's tokens are written:
-`start_w(b_j) = len(b_1) + .. + len(b_{j-1})`. A query at index p of its own block stands, against a run that begins
-at index s of block b and whose first key is stored at position k, at `p + start_w(own) - start_w(b) - s + k`. The model
-turns it to `p + origin`, where the origin is the position of its own block's first key.
+`start_w(b_j) = len(b_1) + .. + len(b_{j-1})`. A query at index p of its own block stands, against keys of block b that
+are stored at their index plus a shift, at `p + start_w(own) - start_w(b) + shift`. The model turns it to `p + origin`,
+where the origin is the position of its own block's first key.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from itertools import chain
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hogwild.core.blocks import Block, Int32Array, IntArray
+from hogwild.core.arrays import Int32Array, IntArray
+from hogwild.core.blocks import PERIOD, Block
 from hogwild.core.frame import UNSEEN, Frame, Kept, Runs, Shape
 from hogwild.core.rotary import MAX_OFFSET
 from hogwild.errors import HogwildError, LayoutError, PromptError
@@ -83,6 +85,7 @@ class GroupPlan:
     runs: Runs
     run_start: IntArray  # [N + 1] first column of each run, and C
     column_slots: Int32Array  # [C] where the K/V of each column lies in the pool
+    column_index: Int32Array  # [C] index of each column's key in its block; ascending within a run
     kept: Kept = field(default_factory=Kept, repr=False)  # of `token_row`, from pass to pass
 
     @property
@@ -106,16 +109,6 @@ class GroupPlan:
         return self.runs.block
 
     @property
-    def run_index(self) -> IntArray:
-        """`[N]` index in its block of each run's first key."""
-        return self.runs.index
-
-    @property
-    def run_position(self) -> IntArray:
-        """`[N]` rotary position of each run's first key."""
-        return self.runs.position
-
-    @property
     def run_shift(self) -> IntArray:
         """`[N]` how much further a query is turned for a run than for the block as a whole."""
         return self.runs.shift
@@ -133,19 +126,21 @@ class GroupPlan:
         return offsets
 
     @cached_property
-    def visible(self) -> IntArray:
-        """`[T, N]` how many of the run's first columns the token may read."""
-        visible: IntArray = np.clip(self.reach()[:, self.run_block] - self.run_index, 0, np.diff(self.run_start))
-        return visible
+    def column_run(self) -> IntArray:
+        """`[C]` the run of each column."""
+        return np.arange(self.num_runs).repeat(np.diff(self.run_start))
 
     def reach(self) -> IntArray:
         """`[T, B]` how many of a block's first tokens a token would read if the block were endless; may be negative."""
         return self.token_index[:, None] + self.turns[self.token_row] + 1
 
-    def first_visible(self, window: int) -> IntArray:
-        """`[T, N]` first column of each run inside a sliding window: those whose distance is below `window`."""
-        first: IntArray = np.maximum(self.reach()[:, self.run_block] - self.run_index - window, 0)
-        return first
+    def sees(self, tokens: slice, run: IntArray, index: Int32Array, window: int | None = None) -> NDArray[np.bool_]:
+        """`[t, k]` which of k keys some of the group's tokens read: those at `index [k]` of the blocks of `run [k]`."""
+        reach = self.reach()[tokens].take(self.run_block[run], axis=1)
+        seen: NDArray[np.bool_] = index < reach
+        if window is not None:
+            seen &= index >= reach - window
+        return seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +219,10 @@ def build_plan(groups: Sequence[Sequence[Row]], num_slots: int, appended: Sequen
 
 def _plan_group(rows: Sequence[Row], frame: Frame, token_start: int) -> GroupPlan:
     """The plan of the rows of one session that bring tokens; B is the number of blocks that they read."""
-    runs, lengths, slots = frame.list_runs()
+    runs, lengths, slots, index = frame.list_runs()
     end = lengths.cumsum()
-    run_start = np.empty(len(runs.index) + 1, dtype=np.int64)
-    np.add(runs.index, runs.of_each(end - lengths), out=run_start[:-1])
+    run_start = np.empty(len(runs.start) + 1, dtype=np.int64)
+    np.add(runs.start, runs.of_each(end - lengths), out=run_start[:-1])
     run_start[-1] = end[-1]
     token_row, token_index = frame.shape.place(lengths, [len(row.token_ids) for row in rows])
     group = GroupPlan(
@@ -239,6 +234,7 @@ def _plan_group(rows: Sequence[Row], frame: Frame, token_start: int) -> GroupPla
         runs=runs,
         run_start=run_start,
         column_slots=slots,
+        column_index=index,
         kept=frame.shape.kept,
     )
     _check_offsets(group)
@@ -270,7 +266,7 @@ def check_view(row: Row, length: int, context_size: int) -> None:
 
 
 def _check_offsets(group: GroupPlan) -> None:
-    most = group.num_columns + group.runs.last_position  # not less than the largest offset
+    most = group.num_columns + group.runs.largest_shift + PERIOD  # not less than the largest offset
     if most >= MAX_OFFSET and np.abs(group.offsets).max() >= MAX_OFFSET:
         raise HogwildError(
             "a query would be turned too far",

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hogwild.core.blocks import Block, IntArray
+from hogwild.core.arrays import IntArray
+from hogwild.core.blocks import Block
 from hogwild.core.plan import Row
 from hogwild.core.session_blocks import SessionBlocks
 from hogwild.core.worker import Worker

@@ -2,9 +2,8 @@
 
 Columns that lie side by side in memory and belong to one run need no copy: the longest stretches are read as slices.
 All others, hundreds of published steps perhaps, are cut into tiles of equal length and gathered in one batched
-operation, so that nothing loops over blocks or pages. A tile holds columns of any runs for which queries are turned
-alike. Its length is chosen by how many these are: the batched product costs something for each tile, and padding costs
-something too.
+operation, so that nothing loops over blocks or pages. A tile holds columns of one run. Its length is chosen by how many
+these are: the batched product costs something for each tile, and padding costs something too.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hogwild.core.blocks import Int32Array, IntArray
+from hogwild.core.arrays import Int32Array, IntArray
 from hogwild.core.plan import GroupPlan
 
 TILE_SIZES = np.arange(8, 129, 8)
@@ -36,15 +35,15 @@ class Slice:
 class Tiles:
     """The columns of a group, in reading order: those of each slice, then those of each tile (padded to one size).
 
-    C' columns in all. A padding column repeats a slot that was written and carries a `column_index` past every limit,
-    so that it is masked and never reads memory that nobody wrote.
+    C' columns in all. A padding column repeats a slot that was written and carries an index past every limit, so that
+    it is masked and never reads memory that nobody wrote.
     """
 
     slices: tuple[Slice, ...]
-    tile_run: IntArray  # [M] a run for which queries are turned as for each tile
+    tile_run: IntArray  # [M] the run of each tile
     tile_slots: Int32Array  # [M * size] slots to gather
     column_run: IntArray  # [C'] the run of each column
-    column_index: IntArray  # [C'] the column's index within its run
+    column_index: Int32Array  # [C'] the index of each column's key in its block
 
     @property
     def num_columns(self) -> int:
@@ -52,28 +51,25 @@ class Tiles:
         return len(self.column_run)
 
 
-PADDING = np.iinfo(np.int64).max
+PADDING = np.iinfo(np.int32).max
 
 
 def cut(group: GroupPlan) -> Tiles:
     """Choose the slices and tiles for one group."""
     stretches = _longest_stretches(group)
-    run = np.arange(group.num_runs).repeat(np.diff(group.run_start))
-    index = np.arange(group.num_columns) - group.run_start[run]
+    run, index = group.column_run, group.column_index
     is_sliced = np.zeros(group.num_columns, dtype=np.bool_)
     for first, last in stretches:
         is_sliced[first:last] = True
     sliced, left = is_sliced.nonzero()[0], (~is_sliced).nonzero()[0]
-    alike = group.runs.alike[run]
-    left = left[alike[left].argsort(kind="stable")]
-    edges = np.diff(alike[left], prepend=-1, append=-1).nonzero()[0]
+    edges = np.diff(run[left], prepend=-1, append=-1).nonzero()[0]
     places, padding = _tiles(edges[:-1], edges[1:])
     tiled = left[places]
     slots = group.column_slots[stretches[:, 0]]
     parts = zip(slots.tolist(), np.diff(stretches)[:, 0].tolist(), run[stretches[:, 0]].tolist(), strict=True)
     return Tiles(
         slices=tuple(Slice(slot, slot + length, of) for slot, length, of in parts),
-        tile_run=alike[tiled[:, 0]],
+        tile_run=run[tiled[:, 0]],
         tile_slots=group.column_slots[tiled].ravel(),
         column_run=np.concatenate([run[sliced], run[tiled].ravel()]),
         column_index=np.concatenate([index[sliced], np.where(padding, PADDING, index[tiled]).ravel()]),

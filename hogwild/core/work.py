@@ -10,7 +10,8 @@ Equal items keep a GPU busy, but where they are cut depends on the whole pass. C
 (`span`), and added up in the order of the own view, a token's items are the same whatever else is in the pass.
 
 A key is read when `0 <= distance < window`, with `distance = token_index + turn - index` (see `GroupPlan`); its query
-is turned by `turn + shift - origin`, which `offsets` lists beside `turns`. So nothing here depends on the layer.
+is turned by `turn + shift - origin`, which `offsets` lists beside `turns`. So nothing here depends on the layer. The
+indices of a segment ascend, but need not follow one another: each column has its own, and a segment the first and last.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hogwild.core.blocks import Int32Array, IntArray
+from hogwild.core.arrays import Int32Array, IntArray
 from hogwild.core.frame import UNSEEN
 from hogwild.core.plan import ForwardPlan, GroupPlan
 
@@ -34,10 +35,11 @@ class WorkList:
     tokens: Int32Array  # [T, 5] index in own block, first of its row's turns, place in its chunk, start, end in `order`
     items: Int32Array  # [I, 5] first token, number of tokens, first segment, end of its segments, block (-1: several)
     order: Int32Array  # [..] the items that a token adds up, one after another
-    segments: Int32Array  # [S, 5] run, index of its first key in its block, shift, first column, number of keys
+    segments: Int32Array  # [S, 5] run, index in its block of its first key and of its last one, first column, keys
     turns: Int32Array  # [..] for each row of each group: the turn for each of the group's runs, or UNSEEN
     offsets: Int32Array  # [..] the same with the shift of the run, or 0: how far a query is turned
     column_slots: Int32Array  # [C] where the K/V of each column lies in the pool
+    column_index: Int32Array  # [C] index of each column's key in its block
 
     @property
     def num_items(self) -> int:
@@ -85,17 +87,16 @@ class _Cut(NamedTuple):
 
 
 class _Fixed(NamedTuple):
-    """What of a group's tables stays as it is until a run needs one tile more: t tokens, i items, s segments."""
+    """What of a group's tables stays as it is until a run needs one tile more: t tokens, i items."""
 
     tokens: Int32Array  # [t, 5] without the tokens' indices
     items: Int32Array  # [i, 5]
     order: Int32Array
-    segments: Int32Array  # [s, 5] without columns and lengths
-    pieces: _Pieces | None
+    pieces: _Pieces
 
 
 class _Pieces(NamedTuple):
-    """Which part of a run each segment is; None where every segment is a whole run."""
+    """Which part of a run each of s segments is."""
 
     run: IntArray  # [s + 1] the run of each segment, then N
     skipped: IntArray  # [s + 1] how many keys of the run come before it, then 0
@@ -108,21 +109,23 @@ def _cut_group(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> WorkList:
     tokens = fixed.tokens.copy()
     tokens[:, 0] = group.token_index
     turns, offsets = _turns_and_offsets(group)
-    slots = group.column_slots.astype(np.int32, copy=False)
-    return WorkList(tokens, fixed.items, fixed.order, _with_columns(fixed, group), turns, offsets, slots)
+    segments = _segments(group, fixed.pieces)
+    columns = group.column_slots, group.column_index
+    return WorkList(tokens, fixed.items, fixed.order, segments, turns, offsets, *columns)
 
 
 def _joined(parts: Sequence[WorkList], groups: Sequence[GroupPlan], num_tokens: int) -> WorkList:
     """The work of all groups; a token of a group that is not among them has no items."""
     tokens, none = np.zeros((num_tokens, 5), dtype=np.int32), np.empty((0, 5), dtype=np.int32)
-    tables: list[tuple[Int32Array, ...]] = [(none, none[:, 0], none, none[:, 0], none[:, 0], none[:, 0])]
+    tables: list[tuple[Int32Array, ...]] = [(none, none[:, 0], none, *[none[:, 0]] * 4)]
     items = places = segments = turns = columns = 0
     for part, group in zip(parts, groups, strict=True):
         start = group.token_start
         tokens[start : start + group.num_tokens] = part.tokens + _numbers(0, turns, 0, places, places)
         of_items = part.items + _numbers(start, 0, segments, segments, 0)
         of_segments = part.segments + _numbers(0, 0, 0, columns, 0)
-        tables.append((of_items, part.order + items, of_segments, part.turns, part.offsets, part.column_slots))
+        tables.append((of_items, part.order + items, of_segments, part.turns, part.offsets))
+        tables[-1] += (part.column_slots, part.column_index)
         items, places, segments = items + part.num_items, places + len(part.order), segments + len(of_segments)
         turns, columns = turns + len(part.turns), columns + group.num_columns
     return WorkList(tokens, *map(np.concatenate, zip(*tables, strict=True)))
@@ -141,22 +144,22 @@ def _fixed(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> _Fixed:
     items[..., 2] = first[:-1]
     items[..., 3] = first[1:]
     if cut.by_block:
-        items[..., 4] = group.run_block[first[:-1] if pieces is None else pieces.run[first[:-1]]]
+        items[..., 4] = group.run_block[pieces.run[first[:-1]]]
     if cut.span:
         order, tokens[:, 3:] = _order_of_views(group, items[0, :, 4], cut)
-    return _Fixed(tokens, items.reshape(-1, 5), order, _segments(group, pieces), pieces)
+    return _Fixed(tokens, items.reshape(-1, 5), order, pieces)
 
 
-def _segments(group: GroupPlan, pieces: _Pieces | None) -> Int32Array:
-    """`[s, 5]` without columns and lengths."""
-    run, index, shift = np.arange(group.num_runs), group.run_index, _shift(group)
-    if pieces is not None:
-        run = pieces.run[:-1]
-        index, shift = index.take(run) + pieces.skipped[:-1], shift.take(run)
-    segments = np.empty((len(run), 5), dtype=np.int32)
-    segments[:, 0] = run
-    segments[:, 1] = index
-    segments[:, 2] = shift
+def _segments(group: GroupPlan, pieces: _Pieces) -> Int32Array:
+    """`[s, 5]` as in `WorkList`."""
+    edges = group.run_start.take(pieces.run) + pieces.skipped
+    first, end = edges[:-1], edges[1:]
+    segments = np.empty((len(first), 5), dtype=np.int32)
+    segments[:, 0] = pieces.run[:-1]
+    segments[:, 1] = group.column_index.take(first)
+    segments[:, 2] = group.column_index.take(end - 1)
+    segments[:, 3] = first
+    segments[:, 4] = end - first
     return segments
 
 
@@ -206,7 +209,7 @@ def _turns_and_offsets(group: GroupPlan) -> tuple[Int32Array, Int32Array]:
 
 
 def _shift(group: GroupPlan) -> Int32Array:
-    return group.runs.kept("shift", None, lambda: (group.run_position - group.run_index).astype(np.int32))
+    return group.runs.kept("shift", None, lambda: group.runs.shift.astype(np.int32))
 
 
 def _tile_edges(group: GroupPlan, tile: int) -> IntArray:
@@ -216,7 +219,7 @@ def _tile_edges(group: GroupPlan, tile: int) -> IntArray:
     return np.subtract.accumulate(tiles)
 
 
-def _cut_columns(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> tuple[_Pieces | None, IntArray]:
+def _cut_columns(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> tuple[_Pieces, IntArray]:
     """Cut a group's columns into segments, in reading order, and deal these out to the splits.
 
     Returns the segments, and `[k + 1]`: the first one of each split, then s. Every run begins a segment, and so does
@@ -231,8 +234,6 @@ def _cut_columns(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> tuple[_Pi
     run_of_edge = tile_edges[1:].searchsorted(edges, side="right")  # few edges are searched for, not many runs
     past = edges - tile_edges.take(run_of_edge)
     (within,) = past.nonzero()
-    if not len(within):
-        return None, run_of_edge
     first = run_of_edge + (past > 0).cumsum()
     begun = first[within]
     run, skipped = np.ones(first[-1] + 1, dtype=np.int64), np.zeros(first[-1] + 1, dtype=np.int64)
@@ -245,13 +246,3 @@ def _spans(starts: IntArray, total: int, span: int) -> IntArray:
     """Every `span` tiles of each block, whose first tiles are `starts`, of `total`; then `total`."""
     ends = [*starts[1:].tolist(), total]
     return np.array([*chain.from_iterable(map(range, starts.tolist(), ends, repeat(span))), total])
-
-
-def _with_columns(fixed: _Fixed, group: GroupPlan) -> Int32Array:
-    """The segments with their first columns and lengths as they are in this pass."""
-    run_start, pieces = group.run_start, fixed.pieces
-    column = run_start if pieces is None else run_start.take(pieces.run) + pieces.skipped
-    segments = fixed.segments.copy()
-    segments[:, 3] = column[:-1]
-    segments[:, 4] = column[1:] - column[:-1]
-    return segments

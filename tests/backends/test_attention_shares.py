@@ -27,7 +27,7 @@ from hogwild.conformance.oracle import exact_attention
 from hogwild.conformance.plain import reference_supports
 from hogwild.conformance.small_models import random_model, random_tokens, write_folder
 from hogwild.core import events as ev
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.options import SessionOptions
 from hogwild.core.plan import Row
 from hogwild.core.shares import block_columns, count_columns, indicator, slot_columns

@@ -21,9 +21,9 @@ from contract import CASES, CHECKS  # noqa: E402
 from hogwild.backends.cuda import TorchBackend, choice  # noqa: E402
 from hogwild.backends.cuda.native import attention as native_attention  # noqa: E402
 from hogwild.backends.cuda.native.compiler import BuildError  # noqa: E402
-from hogwild.backends.cuda.native.keys import list_keys  # noqa: E402
 from hogwild.backends.cuda.native.library import Library, shared_library  # noqa: E402
 from hogwild.backends.cuda.native.linear import MOST, FewRows  # noqa: E402
+from hogwild.backends.cuda.native.turns import find_turns  # noqa: E402
 from hogwild.backends.cuda.pool import KVPool  # noqa: E402
 from hogwild.backends.options import LoadOptions  # noqa: E402
 from hogwild.cache import SharedCache  # noqa: E402
@@ -33,6 +33,7 @@ from hogwild.conformance.kit.schedule import PARTS, rejoined  # noqa: E402
 from hogwild.conformance.native import native_answer  # noqa: E402
 from hogwild.conformance.torch_pool import case_pool  # noqa: E402
 from hogwild.conformance.verdict import judge, typical_ratio  # noqa: E402
+from hogwild.core.frame import UNSEEN  # noqa: E402
 from hogwild.core.plan import Row  # noqa: E402
 from hogwild.core.work import cut_work  # noqa: E402
 from hogwild.errors import ModelRefused, OptionError  # noqa: E402
@@ -268,19 +269,16 @@ def test_codes_are_checked_when_a_model_is_loaded(
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_an_item_lists_each_key_once_and_each_shift_in_one_stretch(seed: int) -> None:
+def test_turns_of_block_and_segment_are_those_of_the_run(seed: int) -> None:
     plan = attention_case(seed, max_length=100).plan
     work = cut_work(plan, tile=8, query_tile=3, num_items=1, span=2)
-    listed = list_keys(plan, work)
-    for (_, _, first_segment, last_segment, _), item in zip(work.items.tolist(), listed.items.tolist(), strict=True):
-        _, _, _, first, last, first_stretch, last_stretch = item
-        expected = [
-            (int(work.column_slots[column + i]), index + i, shift)
-            for _, index, shift, column, count in work.segments[first_segment:last_segment].tolist()
-            for i in range(count)
-        ]
-        lengths = np.diff([first, *listed.ends[first_stretch:last_stretch]])
-        shifts = listed.shifts[first_stretch:last_stretch]
-        keys = listed.slots[first:last], listed.indices[first:last], shifts.repeat(lengths)
-        assert sorted(zip(*map(np.ndarray.tolist, keys), strict=True)) == sorted(expected)
-        assert len(set(shifts.tolist())) == len(shifts)
+    made = find_turns(plan, work)
+    assert made.tokens[:, [0, 2, 3, 4]].tolist() == work.tokens[:, [0, 2, 3, 4]].tolist()
+    for (_, first_of_block, *_), (_, first_of_run, _, begin, end) in zip(made.tokens, work.tokens, strict=True):
+        for _, _, first_segment, end_segment, block in work.items[work.order[begin:end]]:
+            segments = np.arange(first_segment, end_segment)
+            run = first_of_run + work.segments[segments, 0]
+            assert set(work.turns[run]) == {made.turns[first_of_block + block]}
+            if made.turns[first_of_block + block] != UNSEEN:
+                offsets = made.offsets[first_of_block + block] + made.shifts[segments]
+                assert offsets.tolist() == work.offsets[run].tolist()

@@ -15,7 +15,7 @@ from hogwild.backends.cuda.angles import AngleTables, turn
 from hogwild.backends.cuda.attention import SharedPass
 from hogwild.backends.cuda.device_plan import _Limits
 from hogwild.backends.cuda.pool import KVPool
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.plan import GroupPlan
 
 Patch = pytest.MonkeyPatch
@@ -40,9 +40,9 @@ def _offsets(patch: Patch, change: Callable[[GroupPlan, IntArray], IntArray]) ->
     patch.setattr(GroupPlan, "offsets", property(lambda self: change(self, offsets(self))))
 
 
-def _visible(patch: Patch, change: Callable[[GroupPlan, IntArray], IntArray]) -> None:
-    visible = GroupPlan.visible.func
-    patch.setattr(GroupPlan, "visible", property(lambda self: change(self, visible(self))))
+def _reach(patch: Patch, change: Callable[[GroupPlan, IntArray], IntArray]) -> None:
+    reach = GroupPlan.reach
+    patch.setattr(GroupPlan, "reach", lambda self: change(self, reach(self)))
 
 
 def _options(patch: Patch, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -66,7 +66,7 @@ def offset_off_by_one(patch: Patch) -> None:
 @fault
 def run_boundary_off_by_one(patch: Patch) -> None:
     """Every run of a block but the first is taken to begin one token later."""
-    _offsets(patch, lambda group, offsets: offsets - (group.run_index > 0))
+    _offsets(patch, lambda group, offsets: offsets - (group.runs.start > 0))
 
 
 @fault
@@ -112,24 +112,34 @@ def pairs_of_the_other_layout(patch: Patch) -> None:
 
 @fault
 def window_off_by_one(patch: Patch) -> None:
-    first = GroupPlan.first_visible
-    patch.setattr(GroupPlan, "first_visible", lambda self, window: first(self, window + 1))
+    sees = GroupPlan.sees
+
+    def wide(self: GroupPlan, tokens: slice, run: IntArray, index: IntArray, window: int | None = None) -> Any:
+        return sees(self, tokens, run, index, None if window is None else window + 1)
+
+    patch.setattr(GroupPlan, "sees", wide)
 
 
 @fault
 def tail_not_masked(patch: Patch) -> None:
     """A token reads the tokens after it, too."""
-    _visible(patch, lambda group, visible: np.where(visible > 0, np.diff(group.run_start), visible))
+    _reach(patch, lambda group, reach: np.where(reach > 0, np.maximum(reach, group.num_columns), reach))
 
 
 @fault
 def last_token_dropped(patch: Patch) -> None:
-    _visible(patch, lambda group, visible: np.maximum(visible - (visible == np.diff(group.run_start)), 0))
+    """Of every block that is seen to its end."""
+
+    def change(group: GroupPlan, reach: IntArray) -> IntArray:
+        lengths = np.bincount(group.run_block[group.column_run], minlength=reach.shape[1])
+        return np.minimum(reach, lengths - 1)
+
+    _reach(patch, change)
 
 
 @fault
 def views_not_kept_apart(patch: Patch) -> None:
-    _visible(patch, lambda group, visible: np.broadcast_to(visible.max(axis=0), visible.shape))
+    _reach(patch, lambda group, reach: np.broadcast_to(reach.max(axis=0), reach.shape))
 
 
 @fault

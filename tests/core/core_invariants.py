@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from pool_model import Key, Pass, Twin, World, arrays_of
 
-from hogwild.core import tiles
-from hogwild.core.blocks import IntArray
+from hogwild.core import listing, tiles
+from hogwild.core.arrays import IntArray
 from hogwild.core.plan import GroupPlan
 
 WINDOW = 4
@@ -119,6 +119,19 @@ def runs_are_long(world: World) -> None:
         equal(np.flatnonzero(np.diff(shifts) == 0).tolist(), [], repr(twin.block))
 
 
+@invariant("a listing holds every key once, span by span, and in each span shift by shift")
+def listings_are_whole(world: World) -> None:
+    for twin in world.twins:
+        made = twin.block.listing
+        runs = np.arange(len(made.run_starts)).repeat(np.diff(made.run_starts, append=len(made)))
+        shifts = [key.position - i for i, key in enumerate(twin.keys)]
+        expected = sorted(range(len(twin.keys)), key=lambda i: (i // listing.SPAN, shifts[i], i))
+        equal(made.index.tolist(), expected, "indices")
+        equal(made.slots.tolist(), twin.block.slots[made.index].tolist(), "slots")
+        equal(made.run_shifts[runs].tolist(), [shifts[i] for i in expected], "shifts")
+        equal(np.flatnonzero(np.diff(made.run_shifts) == 0).tolist(), [], "runs that go on")
+
+
 @invariant("keys never change after they were written")
 def keys_never_change(world: World) -> None:
     for twin in world.twins:
@@ -167,12 +180,15 @@ def tiles_hold_every_column(world: World) -> None:
         sliced = [slot for piece in cut.slices for slot in range(piece.start, piece.stop)]
         slots = np.array([*sliced, *cut.tile_slots.tolist()])
         equal(len(slots), cut.num_columns, "columns")
-        real = cut.column_index < np.diff(group.run_start)[cut.column_run]
-        assert (cut.column_index[~real] > group.visible.max()).all(), "padding may be read"
         assert set(slots.tolist()) <= set(group.column_slots.tolist()), "a slot that nobody wrote is read"
-        columns = group.run_start[cut.column_run[real]] + cut.column_index[real]
-        equal(sorted(columns.tolist()), list(range(group.num_columns)), "columns")
-        equal(slots[real].tolist(), group.column_slots[columns].tolist(), "slots")
+        got = Counter(_columns(cut.column_run, cut.column_index, slots))
+        equal(Counter(_columns(group.column_run, group.column_index, group.column_slots)) - got, Counter(), "left out")
+        got.subtract(_columns(group.column_run, group.column_index, group.column_slots))
+        assert all(index >= group.reach().max() for _, index, _ in +got), "padding may be read"
+
+
+def _columns(*arrays: IntArray) -> Iterator[tuple[int, ...]]:
+    return zip(*(array.tolist() for array in arrays), strict=True)
 
 
 @invariant("a tile is asked by one query")
@@ -219,23 +235,21 @@ def tokens_read(passed: Pass, world: World, window: int | None = None) -> Iterat
     """Every token of a pass."""
     for group, rows in rows_by_group(passed):
         positions = passed.plan.positions[group.token_start :][: group.num_tokens]
-        first = np.zeros_like(group.visible) if window is None else group.first_visible(window)
         t = 0
         for r, (view, count) in enumerate(rows):
             flat_view = list(enumerate(key for twin in view for key in twin.keys))
             own_start = [0, *accumulate(len(twin.keys) for twin in view)][-2]
             for key in view[-1].keys[len(view[-1].keys) - count :]:
                 equal((group.token_row[t], positions[t]), (r, key.position), "row and position")
-                read = list(_read(group, world, t, int(positions[t]), first[t]))
+                read = list(_read(group, world, t, int(positions[t]), window))
                 flat = own_start + key.position - view[-1].origin
                 yield TokenRead(key, flat, read, flat_view[: flat + 1])
                 t += 1
         equal(t, group.num_tokens, "tokens of the group")
 
 
-def _read(group: GroupPlan, world: World, t: int, position: int, first: Any) -> Iterator[tuple[Key, int]]:
-    for n in range(group.num_runs):
-        start, query = int(group.run_start[n]), position + int(group.offsets[group.token_row[t], n])
-        for i in range(int(first[n]), int(group.visible[t, n])):
-            key = world.slots[int(group.column_slots[start + i])]
-            yield key, query - (int(group.run_position[n]) + i)
+def _read(group: GroupPlan, world: World, t: int, position: int, window: int | None) -> Iterator[tuple[Key, int]]:
+    run, index = group.column_run, group.column_index
+    offsets, stored = group.offsets[group.token_row[t]][run], index + group.run_shift[run]
+    for column in np.flatnonzero(group.sees(slice(t, t + 1), run, index, window)[0]):
+        yield world.slots[int(group.column_slots[column])], int(position + offsets[column] - stored[column])

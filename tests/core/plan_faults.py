@@ -9,8 +9,9 @@ import numpy as np
 from core_faults import Patch, fault
 from core_oracle import NAME as ATTENTION
 
-from hogwild.core import frame, plan, rotary, tiles
-from hogwild.core.blocks import Block, IntArray
+from hogwild.core import frame, listing, plan, rotary, tiles
+from hogwild.core.arrays import IntArray
+from hogwild.core.blocks import Block
 from hogwild.core.plan import GroupPlan, Row
 
 # Plans
@@ -114,71 +115,104 @@ def a_plan_is_changed_by_the_next_one(patch: Patch) -> None:
     patch.setattr(frame.Shape, "turns", in_place)
 
 
-def _visible(change: Callable[[GroupPlan, IntArray, IntArray], None]) -> Callable[[Patch], None]:
-    """`change(group, own, visible)` alters `visible [T, N]`; `own [T]` is the last run of each token's own block."""
-    visible = GroupPlan.visible.func
+def _reach(change: Callable[[IntArray, IntArray, IntArray], None]) -> Callable[[Patch], None]:
+    """`change(own, lengths, reach)` alters `reach [T, B]`; own: `[T]` own blocks, lengths: `[B]` of blocks."""
+    reach = GroupPlan.reach
 
     def changed(self: GroupPlan) -> IntArray:
-        out: IntArray = visible(self).copy()
-        own_block = self.turns.shape[1] - 1 - np.argmax(self.turns[:, ::-1] == 0, axis=1)[self.token_row]
-        change(self, np.searchsorted(self.run_block, own_block, side="right") - 1, out)
+        out: IntArray = reach(self).copy()
+        own = self.turns.shape[1] - 1 - np.argmax(self.turns[:, ::-1] == 0, axis=1)[self.token_row]
+        change(own, np.bincount(self.run_block[self.column_run], minlength=out.shape[1]), out)
         return out
 
     def plant(patch: Patch) -> None:
-        patch.setattr(GroupPlan, "visible", property(changed))
+        patch.setattr(GroupPlan, "reach", changed)
 
     return plant
 
 
 @fault("a token reads its view and its own past, nothing else")
 def a_token_does_not_read_itself(patch: Patch) -> None:
-    def change(group: GroupPlan, own: IntArray, out: IntArray) -> None:
+    def change(own: IntArray, lengths: IntArray, out: IntArray) -> None:
         out[np.arange(len(out)), own] -= 1
 
-    _visible(change)(patch)
+    _reach(change)(patch)
 
 
 @fault("a token reads its view and its own past, nothing else")
 def a_token_reads_its_own_future(patch: Patch) -> None:
-    def change(group: GroupPlan, own: IntArray, out: IntArray) -> None:
-        out[np.arange(len(out)), own] = np.diff(group.run_start)[own]
+    def change(own: IntArray, lengths: IntArray, out: IntArray) -> None:
+        out[np.arange(len(out)), own] = lengths[own]
 
-    _visible(change)(patch)
+    _reach(change)(patch)
 
 
 @fault("a token reads its view and its own past, nothing else")
 def the_others_new_tokens_are_not_seen(patch: Patch) -> None:
-    def change(group: GroupPlan, own: IntArray, out: IntArray) -> None:
-        lengths = np.diff(group.run_start)
-        for run, new in zip(*np.unique(own, return_counts=True), strict=True):
-            others = own != run
-            out[others, run] = np.minimum(out[others, run], lengths[run] - new)
+    def change(own: IntArray, lengths: IntArray, out: IntArray) -> None:
+        for block, new in zip(*np.unique(own, return_counts=True), strict=True):
+            others = own != block
+            out[others, block] = np.minimum(out[others, block], lengths[block] - new)
 
-    _visible(change)(patch)
+    _reach(change)(patch)
 
 
 @fault("a token reads its view and its own past, nothing else")
 def every_row_reads_every_block(patch: Patch) -> None:
-    def change(group: GroupPlan, own: IntArray, out: IntArray) -> None:
+    def change(own: IntArray, lengths: IntArray, out: IntArray) -> None:
         mine = out[np.arange(len(out)), own]
-        out[:] = np.diff(group.run_start)
+        out[:] = lengths
         out[np.arange(len(out)), own] = mine
 
-    _visible(change)(patch)
+    _reach(change)(patch)
 
 
 @fault("a window is counted from the query")
 def windows_are_one_too_wide(patch: Patch) -> None:
-    first = GroupPlan.first_visible
-    patch.setattr(GroupPlan, "first_visible", lambda self, window: first(self, window + 1))
+    sees = GroupPlan.sees
+
+    def wide(self: GroupPlan, tokens: slice, run: IntArray, index: IntArray, window: int | None = None) -> Any:
+        return sees(self, tokens, run, index, None if window is None else window + 1)
+
+    patch.setattr(GroupPlan, "sees", wide)
 
 
 @fault("a window is counted from the query")
-def windows_forget_the_offset(patch: Patch) -> None:
-    def plain(self: GroupPlan, window: int) -> IntArray:
-        return np.maximum(self.token_index[:, None] - self.run_position - window + 1, 0)
+def windows_forget_the_turn(patch: Patch) -> None:
+    sees = GroupPlan.sees
 
-    patch.setattr(GroupPlan, "first_visible", plain)
+    def plain(self: GroupPlan, tokens: slice, run: IntArray, index: IntArray, window: int | None = None) -> Any:
+        seen = sees(self, tokens, run, index)
+        return seen if window is None else seen & (index > self.token_index[tokens, None] - window)
+
+    patch.setattr(GroupPlan, "sees", plain)
+
+
+# Listings
+
+LISTED = "a listing holds every key once, span by span, and in each span shift by shift"
+
+
+@fault(LISTED)
+def a_span_that_has_grown_is_not_sorted_anew(patch: Patch) -> None:
+    patch.setattr(listing.Listing, "cut", lambda self, length: self if length >= len(self) else listing.NOTHING)
+
+
+@fault(LISTED)
+def keys_are_sorted_over_spans(patch: Patch) -> None:
+    pieces = listing._pieces
+
+    def mixed(*args: Any) -> Any:
+        first, counts, shift = pieces(*args)
+        order = shift.argsort(kind="stable")
+        return first[order], counts[order], shift[order]
+
+    patch.setattr(listing, "_pieces", mixed)
+
+
+@fault(LISTED)
+def keys_are_listed_in_the_order_of_tokens(patch: Patch) -> None:
+    patch.setattr(np, "lexsort", lambda keys: np.arange(len(keys[0])))
 
 
 # Tiles
@@ -214,16 +248,8 @@ def tiles_gather_the_neighbour_slot(patch: Patch) -> None:
 
 @fault("a tile is asked by one query")
 def tiles_hold_whatever_comes_next(patch: Patch) -> None:
-    patch.setattr(frame.Runs, "alike", property(lambda self: np.zeros_like(self.shift)))
-
-
-@fault("a tile is asked by one query")
-def shifts_of_other_blocks_count_as_well(patch: Patch) -> None:
-    def alike(self: frame.Runs) -> IntArray:
-        _, first, which = np.unique(self.shift, return_index=True, return_inverse=True)
-        return first[which]
-
-    patch.setattr(frame.Runs, "alike", property(alike))
+    cut = tiles._tiles
+    patch.setattr(tiles, "_tiles", lambda start, stop: cut(start[:1], stop[-1:]))
 
 
 @fault("tiles hold every column once and mask the rest")

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hogwild.core import plan as planning
-from hogwild.core.blocks import Block, IntArray, Pages
+from hogwild.core.arrays import IntArray
+from hogwild.core.blocks import Block, Pages
 from hogwild.core.plan import ForwardPlan, Row
 from hogwild.core.pool import PagePool, Reservation
 from hogwild.errors import PoolExhausted
@@ -46,8 +47,8 @@ class Twin:
 
 def arrays_of(plan: ForwardPlan) -> dict[str, np.ndarray]:
     """Every array of a plan under a name."""
-    names = ("token_row", "token_index", "origins", "turns", "run_start", "column_slots")
-    names += ("run_block", "run_index", "run_position", "run_shift", "run_turns", "offsets", "visible")
+    names = ("token_row", "token_index", "origins", "turns", "run_start", "column_slots", "column_index")
+    names += ("run_block", "run_shift", "run_turns", "offsets", "column_run")
     arrays = {f"{name} of group {g}": getattr(group, name) for g, group in enumerate(plan.groups) for name in names}
     whole = ("token_ids", "positions", "write_slots", "logit_tokens")
     return arrays | {name: getattr(plan, name) for name in whole}

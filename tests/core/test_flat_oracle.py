@@ -18,6 +18,8 @@ from hogwild.core.plan import ForwardPlan, Row, build_plan
 from hogwild.core.pool import PagePool
 from hogwild.core.rotary import RotarySpec
 
+pytestmark = pytest.mark.usefixtures("short_spans")
+
 STEPS = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 2**16), st.integers(0, 2**16))
 
 

@@ -16,6 +16,8 @@ from hogwild.core.blocks import LONG_PAGES, Block
 from hogwild.core.pool import PagePool
 from hogwild.errors import HogwildError, LayoutError, OptionError, PoolExhausted
 
+pytestmark = pytest.mark.usefixtures("short_spans")
+
 NUMBERS = st.integers(0, 2**16)
 
 
@@ -102,6 +104,22 @@ def test_keys_stay_where_they_are_through_a_thousand_publishes() -> None:
         apply(world, "forward", seed, 0)
         for check in INVARIANTS.values():
             check(world)
+
+
+def test_a_block_that_is_cut_and_written_anew_is_listed_anew() -> None:
+    pool = PagePool(page_size=2)
+    common, step = Block(pool), Block(pool)
+    for length in (3, 5, 2, 4):
+        step.append(range(length))
+        common.link(step)
+    before = common.listing
+    common.truncate(9)
+    step.append([7])  # takes what was left, so that the tokens come to lie elsewhere
+    common.append(range(5))
+    assert len(common.listing) == len(before)
+    assert common.listing.slots.tolist() != before.slots.tolist()
+    assert common.listing.slots.tolist() == common.slots[common.listing.index].tolist()
+    assert sorted(common.listing.index.tolist()) == list(range(len(common)))
 
 
 def test_fork_then_write_leaves_the_other_side() -> None:
@@ -313,7 +331,7 @@ def test_where_pages_lie_changes_no_number_of_a_plan_but_the_slots() -> None:
     one, other = plans
     assert one.groups[0].column_slots.tolist() != other.groups[0].column_slots.tolist()
     for a, b in zip(one.groups, other.groups, strict=True):
-        for name in ("token_row", "run_start", "run_position", "offsets", "visible"):
+        for name in ("token_row", "run_start", "run_shift", "offsets", "column_index"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert [Key(*k) for k in zip(one.token_ids, one.positions, strict=True)] == [
         Key(*k) for k in zip(other.token_ids, other.positions, strict=True)

@@ -10,6 +10,8 @@ from core_oracle import NAME as ATTENTION
 from core_oracle import random_scenes
 from pool_model import random_world
 
+pytestmark = pytest.mark.usefixtures("short_spans")
+
 SEEDS = range(7)
 
 

@@ -58,7 +58,8 @@ def test_two_workers_read_each_other(cache: SharedCache, backend: RecordingBacke
     assert group.token_row.tolist() == [0, 0, 1]
     assert group.column_slots.tolist() == [*prompt.slots, *bob.slots, *alice.slots]
     assert group.offsets.tolist() == [[4, 1, 0], [5, 0, 2]]
-    assert group.visible.tolist() == [[3, 1, 1], [3, 1, 2], [3, 1, 2]]
+    seen = group.sees(slice(None), group.column_run, group.column_index)
+    assert seen.tolist() == [[*[True] * 3, True, True, False], [True] * 6, [True] * 6]
 
 
 def test_a_failed_pass_is_rolled_back(cache: SharedCache, backend: RecordingBackend) -> None:

@@ -62,9 +62,16 @@ def queries_are_turned_one_too_far(patch: Patch) -> None:
 
 
 @fault(ONCE)
-def shifts_say_nothing(patch: Patch) -> None:
+def a_key_carries_the_index_of_the_one_before(patch: Patch) -> None:
+    _tables(patch, lambda made: replace(made, column_index=np.roll(made.column_index, 1)))
+
+
+@fault("segments begin at a tile of their run and end in it")
+def the_last_index_is_counted_from_the_first(patch: Patch) -> None:
+    """As if no key of another shift stood between."""
+
     def change(segments: Any) -> None:
-        segments[:, 2] = 0
+        segments[:, 2] = segments[:, 1] + segments[:, 4] - 1
 
     _segments(patch, change)
 
@@ -81,15 +88,6 @@ def the_last_key_of_a_segment_is_dropped(patch: Patch) -> None:
 def segments_overlap_by_a_key(patch: Patch) -> None:
     def change(segments: Any) -> None:
         segments[:-1, 4] += 1
-
-    _segments(patch, change)
-
-
-@fault(ONCE)
-def keys_are_counted_from_the_start_of_their_run(patch: Patch) -> None:
-    def change(segments: Any) -> None:
-        new_run = np.diff(segments[:, 3], prepend=0) != np.concatenate([[0], segments[:-1, 4]])
-        segments[~new_run, 1] = 0
 
     _segments(patch, change)
 
@@ -126,14 +124,18 @@ def a_later_group_reads_the_columns_of_the_first(patch: Patch) -> None:
 def items_are_cut_within_a_tile(patch: Patch) -> None:
     """The run is cut between keys, not between tiles."""
 
-    def change(segments: Any) -> None:
-        follows = np.flatnonzero((segments[1:, 1] == segments[:-1, 1] + segments[:-1, 4]) & (segments[1:, 4] > 1))
+    def change(made: WorkList) -> WorkList:
+        segments = made.segments.copy()
+        goes_on = (segments[1:, 0] == segments[:-1, 0]) & (segments[1:, 3] == segments[:-1, 3] + segments[:-1, 4])
+        follows = np.flatnonzero(goes_on & (segments[1:, 4] > 1))
         segments[follows, 4] += 1
         segments[follows + 1, 4] -= 1
-        segments[follows + 1, 1] += 1
         segments[follows + 1, 3] += 1
+        segments[:, 1] = made.column_index[segments[:, 3]]
+        segments[:, 2] = made.column_index[segments[:, 3] + segments[:, 4] - 1]
+        return replace(made, segments=segments)
 
-    _segments(patch, change)
+    _tables(patch, change)
 
 
 @fault("the tables of tokens and of items agree")

@@ -85,8 +85,7 @@ def attention_is_exact(cut: Cut) -> None:
 def every_key_is_read_once(cut: Cut) -> None:
     for group, first_column in _groups(cut):
         for t in range(group.num_tokens):
-            origin = int(group.origins[group.token_row[t]])
-            read = np.concatenate([[*_read_by(cut.list, group.token_start + t, origin)]]).reshape(-1, 2)
+            read = np.concatenate([[*_read_by(cut.list, group.token_start + t)]]).reshape(-1, 2)
             expected = _visible(group, t)
             expected[:, 0] += first_column
             order = np.argsort(read[:, 0], kind="stable")
@@ -141,16 +140,16 @@ def items_are_balanced(cut: Cut) -> None:
 
 @check("segments begin at a tile of their run and end in it")
 def segments_are_whole_tiles(cut: Cut) -> None:
-    runs = [(group, run) for group in cut.case.plan.groups for run in range(group.num_runs)]
+    runs = [run for group in cut.case.plan.groups for run in range(group.num_runs)]
     first_run = np.cumsum([0, *(group.num_runs for group in cut.case.plan.groups)])
-    for run, index, _, column, num_keys in cut.list.segments.tolist():
+    for run, first, last, column, num_keys in cut.list.segments.tolist():
         assert num_keys > 0
         place, begin, end = _run_of_column(cut, first_run, column)
-        group, n = runs[place]
         assert begin <= column < column + num_keys <= end
         assert (column - begin) % cut.tile == 0
         assert num_keys % cut.tile == 0 or column + num_keys == end, "a tile is cut in two"
-        assert (run, index) == (n, group.run_index[n] + column - begin)
+        assert run == runs[place]
+        assert [first, last] == cut.list.column_index[[column, column + num_keys - 1]].tolist(), "first and last index"
 
 
 @check("items of a span follow the own view alone")
@@ -170,12 +169,8 @@ def spans_follow_the_view(cut: Cut) -> None:
 def _tile_starts(group: GroupPlan, block: int, tile: int) -> list[int]:
     """Where in a block each of its tiles begins."""
     runs = np.flatnonzero(group.run_block == block)
-    lengths = np.diff(group.run_start)[runs]
-    return [
-        int(index + key)
-        for index, n in zip(group.run_index[runs], lengths, strict=True)
-        for key in range(0, int(n), tile)
-    ]
+    edges = group.run_start.tolist()
+    return [int(group.column_index[c]) for n in runs for c in range(edges[n], edges[n + 1], tile)]
 
 
 @check("an item by block reads one block")
@@ -190,12 +185,14 @@ def items_by_block(cut: Cut) -> None:
 @check("all tables are int32")
 def tables_are_int32(cut: Cut) -> None:
     made = cut.list
-    for table in (made.tokens, made.items, made.order, made.segments, made.turns, made.offsets, made.column_slots):
+    columns = made.column_slots, made.column_index
+    for table in (made.tokens, made.items, made.order, made.segments, made.turns, made.offsets, *columns):
         assert table.dtype == np.int32
         assert table.flags.c_contiguous
     assert [made.tokens.shape[1], made.items.shape[1], made.segments.shape[1]] == [5, 5, 5]
-    slots = np.concatenate([group.column_slots for group in cut.case.plan.groups])
-    assert made.column_slots.tolist() == slots.tolist()
+    for name in ("column_slots", "column_index"):
+        expected = np.concatenate([getattr(group, name) for group in cut.case.plan.groups])
+        assert getattr(made, name).tolist() == expected.tolist(), name
 
 
 def _groups(cut: Cut) -> Iterator[tuple[GroupPlan, int]]:
@@ -222,29 +219,22 @@ def _run_of_column(cut: Cut, first_run: Array, column: int) -> tuple[int, int, i
     raise AssertionError(f"column {column} does not exist")
 
 
-def _read_by(made: WorkList, token: int, origin: int) -> Iterator[Array]:
-    """`[n, 2]` columns that a token reads in all of its items, and how far its query is turned for each.
-
-    origin: position of the first key of its own block.
-    """
+def _read_by(made: WorkList, token: int) -> Iterator[Array]:
+    """`[n, 2]` columns that a token reads in all of its items, and how far its query is turned for each."""
     token_index, first_turn, _, first_item, end = (int(x) for x in made.tokens[token])
     for first_segment, end_segment in made.items[made.order[first_item:end], 2:4].tolist():
-        for run, index, shift, column, num_keys in made.segments[first_segment:end_segment].tolist():
+        for run, _, _, column, num_keys in made.segments[first_segment:end_segment].tolist():
             turned, offset = int(made.turns[first_turn + run]), int(made.offsets[first_turn + run])
-            seen = np.flatnonzero(token_index + turned - index - np.arange(num_keys) >= 0)
-            assert offset == (turned + shift - origin if turned != UNSEEN else 0), "offsets beside the turns"
+            index = made.column_index[column : column + num_keys]
+            seen = np.flatnonzero(token_index + turned - index >= 0)
+            assert offset == 0 or turned != UNSEEN, "an offset where nothing is seen"
             yield from np.stack([column + seen, np.full(len(seen), offset)], axis=1)
 
 
 def _visible(group: GroupPlan, t: int) -> Array:
     """`[n, 2]` the same by the plan, ascending."""
-    parts = [
-        np.stack([np.arange(start, start + count), np.full(count, offset)], axis=1)
-        for start, count, offset in zip(
-            group.run_start[:-1], group.visible[t], group.offsets[group.token_row[t]], strict=True
-        )
-    ]
-    return np.concatenate(parts)
+    seen = np.flatnonzero(group.sees(slice(t, t + 1), group.column_run, group.column_index)[0])
+    return np.stack([seen, group.offsets[group.token_row[t]][group.column_run[seen]]], axis=1)
 
 
 def carry_out(case: AttentionCase, made: WorkList) -> tuple[Array, Array]:
@@ -280,12 +270,12 @@ def _partial(case: AttentionCase, made: WorkList, item: list[int]) -> tuple[Arra
 
 def _scores(case: AttentionCase, made: WorkList, tokens: slice, segment: list[int]) -> Array:
     """`[K, n * G, keys]` masked scores of a chunk's queries against one segment."""
-    run, index, _, column, num_keys = segment
+    run, _, _, column, num_keys = segment
     keys = case.keys[:, made.column_slots[column : column + num_keys]].astype(np.float64)
     kv_heads, _, key_dim = keys.shape
     rows = made.tokens[tokens].astype(np.int64)
     turns = made.turns[rows[:, 1] + run].astype(np.int64)
-    distance = (rows[:, 0] + turns - index)[:, None] - np.arange(num_keys)
+    distance = (rows[:, 0] + turns)[:, None] - made.column_index[column : column + num_keys]
     seen = (distance >= 0) & (distance < (1 << 40 if case.window is None else case.window))
     cos, sin = exact_angles(made.offsets[rows[:, 1] + run].astype(np.int64), case.rotary)
     turned = turn(case.queries[tokens].astype(np.float64), cos[:, None], sin[:, None], case.rotary)

@@ -318,7 +318,12 @@ FAULTS = {
     "a key too many in a window": ("distance < window", "distance <= window"),
     "a token does not see itself": ("distance >= 0", "distance > 0"),
     "dead values are read": ("mask=written[:, None] & (value_feature < VALUE_DIM)[None, :]", "mask=True"),
-    "the last key of a range is left out": ("tl.max(reach, 0) + 1)", "tl.max(reach, 0))"),
+    "the last key of a range is left out": ("first_index + 1)", "first_index)"),
+    "a window begins where no key of another shift would stand between": (
+        "nearest - (last_index - num_keys + 1)",
+        "nearest - first_index",
+    ),
+    "the index of another key": ("column_index + column + here + TILE,", "column_index + column + nth,"),
     "a window begins too late": ("start // TILE * TILE", "start // TILE * TILE + 1"),
     "turned the wrong way": ("first[None, :], -sin, sin", "first[None, :], sin, -sin"),
     "not turned": ("x = x * cos + ", "x = x + 0 * "),
@@ -365,5 +370,6 @@ def _louder_and_louder(case: AttentionCase) -> AttentionCase:
 def _found() -> bool:
     """Whether something is wrong, with one tile for an item or with many."""
     cases = [made_case(new_tokens=new, window=window, page_size=64) for new in ((3, 1), (2,)) for window in (20, None)]
+    cases.append(made_case(steps=24, new_tokens=(2,), window=70, page_size=64))
     cases.append(_louder_and_louder(made_case(new_tokens=(1,), shared=(40,), group_size=1)))
     return any(verdict(case, tile=16, num_items=num_items).problems for case in cases for num_items in (3, 1))

@@ -14,6 +14,7 @@ from hogwild.core.rotary import RotarySpec
 def made_case(
     *,
     shared: tuple[int, ...] = (37, 5),
+    steps: int = 0,
     new_tokens: tuple[int, ...] = (1, 1),
     repeat: int = 1,
     private: bool = False,
@@ -33,11 +34,14 @@ def made_case(
     sinks: float | None = None,
     kv_dtype: KVDtype = "auto",
 ) -> AttentionCase:
-    """Each worker reads the shared blocks `repeat` times, the others' blocks unless they are private, and its own."""
+    """Each worker reads the shared blocks `repeat` times, the others' blocks unless they are private, and its own.
+
+    steps: so many steps of 5 tokens are published into the first block, with two shifts in turns.
+    """
     rng = np.random.default_rng([*shared, *new_tokens, group_size, key_dim])
     pool = PagePool(2, page_size=page_size)
     pool.allocate(1)  # slot 0 is dead
-    sessions = [_session(pool, shared, new_tokens, repeat, private) for _ in range(num_sessions)]
+    sessions = [_session(pool, shared, steps, new_tokens, repeat, private) for _ in range(num_sessions)]
     appended = [[row.own.append(row.token_ids) for row in rows] for rows in sessions]
     plan = build_plan(sessions, pool.num_slots, appended)
     num_heads = kv_heads * group_size
@@ -68,11 +72,15 @@ def made_case(
 
 
 def _session(
-    pool: PagePool, shared: tuple[int, ...], new_tokens: tuple[int, ...], repeat: int, private: bool
+    pool: PagePool, shared: tuple[int, ...], steps: int, new_tokens: tuple[int, ...], repeat: int, private: bool
 ) -> list[Row]:
     blocks = [Block(pool, f"shared {i}") for i in range(len(shared))]
     for block, length in zip(blocks, shared, strict=True):
         block.append([0] * length)
+    for i in range(steps):
+        step = Block(pool, "step", place=len(blocks[0]) + 7 * (i % 2))
+        step.append([0] * 5)
+        blocks[0].link(step)
     owns = [Block(pool, f"own {i}") for i in range(len(new_tokens))]
     for i, own in enumerate(owns):
         own.append([0] * (3 * i))

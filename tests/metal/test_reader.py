@@ -25,7 +25,8 @@ from hogwild.core.work import cut_work
 def test_tables_hold_the_work_list() -> None:
     work = cut_work(made_case(num_sessions=2).plan, tile=32, query_tile=2, num_items=4)
     packed = np.array(pack_tables(work))
-    parts = (work.items, work.segments, work.turns, work.offsets, work.column_slots, work.tokens, work.order)
+    parts = [work.items, work.segments, work.turns, work.offsets, work.column_slots, work.tokens, work.order]
+    parts += [work.column_index]
     for start, part in zip(packed[: len(parts)], parts, strict=True):
         np.testing.assert_array_equal(packed[start : start + part.size], part.ravel())
     assert packed.dtype == np.int32

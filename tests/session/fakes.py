@@ -111,13 +111,12 @@ class FakeBackend:
         return "".join(chr(key) for _, key in sorted(keys, reverse=True))
 
     def _keys(self, group: GroupPlan, token: int, position: int):
-        for run in range(group.num_runs):
-            first = group.run_start[run]
-            for i in range(group.visible[token, run]):
-                slot = group.column_slots[first + i]
-                assert self.positions[slot] == group.run_position[run] + i, "a key moved or was overwritten"
-                offset = group.offsets[group.token_row[token], run]
-                yield int(position + offset - self.positions[slot]), int(self.tokens[slot])
+        run, index = group.column_run, group.column_index
+        offsets, positions = group.offsets[group.token_row[token]][run], index + group.run_shift[run]
+        for column in np.flatnonzero(group.sees(slice(token, token + 1), run, index)[0]):
+            slot = group.column_slots[column]
+            assert self.positions[slot] == positions[column], "a key moved or was overwritten"
+            yield int(position + offsets[column] - self.positions[slot]), int(self.tokens[slot])
 
 
 STYLE = PromptStyle(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hogwild.backends.base import LayerSpec
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.rotary import NO_ROTARY, OffsetTable, RotarySpec, exact_angles
 
 Rotation = tuple[RotarySpec, int]  # how a layer turns, and its key dimension

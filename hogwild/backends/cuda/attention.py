@@ -1,11 +1,12 @@
 """Attention over shared blocks, as the function that transformers calls in each layer.
 
 In each layer all keys and values of the pass are written first, then every token reads: scores of all columns side by
-side, one softmax over them, and the values in the same way. Keys are read as they were written; a query is turned once
-for each piece. Nothing loops over blocks, pages or runs. All arithmetic is float32 or wider, whatever is stored.
+side, one softmax over them, and the values in the same way. Keys are read as they were written: a few long slices of
+the pool where they lie, tiles of all others gathered in one operation; a query is turned once for each. Nothing loops
+over blocks, pages or runs. All arithmetic is float32 or wider, whatever is stored.
 
 Tiles are multiplied as `keys @ queries`, with the queries turned in columns: so neither operand is transposed, which
-makes products of 16 keys several times faster on a CPU. Large results go to memory that the layers share.
+makes products of few keys several times faster on a CPU. Large results go to memory that the layers share.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from transformers import AttentionInterface
 
 from hogwild.backends.base import LayerSpec
 from hogwild.backends.cuda.angles import AngleTables, turn
-from hogwild.backends.cuda.columns import TILE
 from hogwild.backends.cuda.device_plan import Chunk, DevicePlan, GroupReader
 from hogwild.backends.cuda.masks import PROBE_NAME, register_probe_mask
 from hogwild.backends.cuda.stored import Stored
@@ -31,7 +31,7 @@ from hogwild.errors import ModelRefused
 ATTENTION_NAME = "hogwild_blocks"
 PASS_KEYWORD = "hogwild_pass"
 
-_Gathered = tuple[Stored, Stored]  # K and V of the tiles that lie apart
+_Gathered = tuple[Stored, Stored]  # K and V of the tiles
 
 
 class PassNotHanded(ModelRefused):
@@ -135,10 +135,12 @@ class _Layer:
     sinks: Tensor | None  # [H]
 
     def gather(self, group: GroupReader) -> _Gathered | None:
-        """K and V of the tiles that lie apart."""
-        if not group.num_gathered:
+        """K and V of the tiles, `[kv_heads, M * size, D]`."""
+        if not group.num_tiles:
             return None
-        return self.keys.gather_tiles(group.gathered), self.values.gather_tiles(group.gathered)
+        stored = {"keys": self.keys, "values": self.values}
+        keys, values = (x.gather(group.tile_slots, name, self.workspace) for name, x in stored.items())
+        return keys, values
 
     def attend(self, q: Tensor, group: GroupReader, chunk: Chunk, gathered: _Gathered | None) -> Tensor:
         """`[t, H, Dv]` for the chunk's queries `q [H, t, Dk]`, in float32 or wider."""
@@ -153,47 +155,44 @@ class _Layer:
         return out.view(-1, num_tokens, out.shape[-1]).transpose(0, 1)
 
     def _scores(self, q: Tensor, group: GroupReader, chunk: Chunk, gathered: _Gathered | None) -> Tensor:
-        """Scores `[kv_heads, rows, C']` for `q [kv_heads, G, t, Dk]`: of whole stretches, then of tiles."""
+        """Scores `[kv_heads, rows, C']` for `q [kv_heads, G, t, Dk]`: of the slices, then of the tiles."""
         heads, rows = q.shape[0], q.shape[1] * q.shape[2]
         scores = self.workspace.take("scores", (heads, rows, chunk.num_columns), q)
         column = 0
-        for turned, stretch in zip(self._turned_rows(q, group.num_uniform, chunk), group.stretches, strict=False):
-            for keys in self.keys.cut(stretch.start, stretch.stop).parts(q, self.workspace):
+        for turned, part in zip(self._turned_rows(q, len(group.slices), chunk), group.slices, strict=True):
+            for keys in self.keys.cut(part.start, part.stop).parts(q, self.workspace):
                 end = column + keys.shape[1]
                 torch.bmm(turned, keys.transpose(1, 2), out=scores[..., column:end])
                 column = end
-        if group.num_tiles:
-            tiles = self._tile_scores(self._turned_columns(q, group, chunk), group, gathered)
-            scores[..., column:].view(*scores.shape[:2], group.num_tiles, TILE).copy_(tiles.permute(0, 3, 1, 2))
+        if gathered is not None:
+            tiles = self._tile_scores(self._turned_columns(q, group, chunk), group.tile_size, gathered[0])
+            scores[..., column:].view(heads, rows, group.num_tiles, -1).copy_(tiles.permute(0, 3, 1, 2))
         return scores
 
-    def _tile_scores(self, turned: Tensor, group: GroupReader, gathered: _Gathered | None) -> Tensor:
-        """Scores `[kv_heads, M, TILE, rows]` for `turned [kv_heads, M, Dk, rows]`."""
+    def _tile_scores(self, turned: Tensor, size: int, gathered: Stored) -> Tensor:
+        """Scores `[kv_heads, M, size, rows]` for `turned [kv_heads, M, Dk, rows]`."""
         heads, num_tiles, _, rows = turned.shape
-        scores = self.workspace.take("tiles", (heads, num_tiles, TILE, rows), turned)
-        pieces = [self.keys.cut(stretch.start, stretch.stop) for stretch in group.stretches[group.num_uniform :]]
-        pieces += gathered[:1] if gathered is not None else ()
+        scores = self.workspace.take("tiles", (heads, num_tiles, size, rows), turned)
         tile = 0
-        for keys in (part for piece in pieces for part in piece.parts(turned, self.workspace)):
-            end = tile + keys.shape[1] // TILE
-            # One kv head at a time: the tiles of all heads are no single batch of matrices in the pool's memory.
+        for keys in gathered.parts(turned, self.workspace, multiple=size):
+            end = tile + keys.shape[1] // size
+            # One kv head at a time: those of a part are no single batch of matrices in memory.
             for head in range(heads):
-                part = keys[head].view(-1, TILE, keys.shape[2])
-                torch.bmm(part, turned[head, tile:end], out=scores[head, tile:end])
+                torch.bmm(keys[head].view(-1, size, keys.shape[2]), turned[head, tile:end], out=scores[head, tile:end])
             tile = end
         return scores
 
-    def _turned_rows(self, q: Tensor, num_pieces: int, chunk: Chunk) -> list[Tensor]:
-        """The queries as each of the first pieces must be asked, scaled; `[kv_heads, rows, Dk]` each."""
+    def _turned_rows(self, q: Tensor, num_slices: int, chunk: Chunk) -> list[Tensor]:
+        """The queries as they ask each slice, scaled; `[kv_heads, rows, Dk]` each."""
         if self.spec.rotary == NO_ROTARY:
-            return [(q * self.scaling).flatten(1, 2)] * num_pieces
+            return [(q * self.scaling).flatten(1, 2)] * num_slices
         rotation = (self.spec.rotary, self.spec.key_dim)
         cos, sin = chunk.row_angles(rotation, self.scaling)
         turned = turn(q[:, None], cos, sin, self.tables.partners(rotation))
         return list(turned.flatten(2, 3).unbind(1))
 
     def _turned_columns(self, q: Tensor, group: GroupReader, chunk: Chunk) -> Tensor:
-        """The queries as each tile must be asked, scaled, in columns: `[kv_heads, M, Dk, rows]`."""
+        """The queries as they ask each tile, scaled, in columns: `[kv_heads, M, Dk, rows]`."""
         columns = q.flatten(1, 2).transpose(1, 2).contiguous()  # so that products with the angles are vectorised
         if self.spec.rotary == NO_ROTARY:
             scaled = (columns * self.scaling).contiguous()
@@ -225,7 +224,7 @@ class _Layer:
         """
         out: Tensor | None = None
         column = 0
-        pieces = [self.values.cut(stretch.start, stretch.stop) for stretch in group.stretches]
+        pieces = [self.values.cut(part.start, part.stop) for part in group.slices]
         pieces += gathered[1:] if gathered is not None else ()
         for values in (part for piece in pieces for part in piece.parts(weights, self.workspace)):
             part = weights[..., column : column + values.shape[1]]

@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from hogwild.backends.cuda.angles import AngleTables, Rotation
-from hogwild.backends.cuda.columns import Columns, Stretch, find_columns
 from hogwild.core.plan import ForwardPlan, GroupPlan
+from hogwild.core.tiles import Slice, Tiles, cut
 
 Angles = tuple[Tensor, Tensor]
 _Made = TypeVar("_Made")
@@ -33,16 +33,15 @@ class DevicePlan:
 
 
 class GroupReader:
-    """What the tokens of one group read, see `Columns`; a row has one offset for each of the P pieces."""
+    """What the tokens of one group read, see `Tiles`: M tiles of one size behind the slices."""
 
     def __init__(self, group: GroupPlan, num_heads: int, key_dim: int, tables: AngleTables) -> None:
-        found = find_columns(group)
-        self.stretches: tuple[Stretch, ...] = found.stretches
-        self.num_uniform = sum(stretch.uniform for stretch in found.stretches)
-        self.num_tiles = len(found.piece_run) - self.num_uniform
-        self.num_gathered = len(found.gathered)
-        self.gathered = tables.to_device(found.gathered)
-        columns = _Limits(group, found, self.num_uniform, tables)
+        tiles = cut(group)
+        self.slices: tuple[Slice, ...] = tiles.slices
+        self.num_tiles = len(tiles.tile_run)
+        self.tile_size = len(tiles.tile_slots) // max(1, self.num_tiles)
+        self.tile_slots = tables.to_device(tiles.tile_slots)
+        columns = _Limits(group, tiles, tables)
         per_token = columns.num_columns + key_dim * columns.num_pieces
         keep = per_token * group.num_tokens <= MAX_KEPT
         most = max(1, MAX_CHUNK // (num_heads * per_token))
@@ -63,7 +62,7 @@ class Chunk:
         self._made: dict[Hashable, Any] = {}
 
     def row_angles(self, rotation: Rotation, scale: float) -> Angles:
-        """cos and signed sin, times `scale`, for each uniform stretch and token, each `[P, 1, t, D]`."""
+        """cos and signed sin, times `scale`, for each slice and token, each `[S, 1, t, D]`."""
         return self._once(("rows", rotation, scale), lambda: self._columns.row_angles(self._local, rotation, scale))
 
     def column_angles(self, rotation: Rotation, scale: float, group_size: int) -> Angles:
@@ -86,35 +85,34 @@ class Chunk:
 
 
 class _Limits:
-    """Offsets and limits of a group's columns, from which angles and masks of any tokens are made."""
+    """Offsets and limits of a group's columns, from which angles and masks of any tokens are made.
 
-    def __init__(self, group: GroupPlan, columns: Columns, num_uniform: int, tables: AngleTables) -> None:
-        self.group, self._tables = group, tables
-        self.num_pieces, self.num_columns = len(columns.piece_run), len(columns.column_run)
-        self._num_uniform = num_uniform
-        self._offsets = group.offsets[:, columns.piece_run].T  # [P, R]
-        self._columns = columns
+    P pieces: the slices, then the tiles; a row has one offset for each.
+    """
+
+    def __init__(self, group: GroupPlan, tiles: Tiles, tables: AngleTables) -> None:
+        self.group, self._tiles, self._tables = group, tiles, tables
+        piece_run = np.concatenate([[part.run for part in tiles.slices], tiles.tile_run]).astype(np.int64)
+        self.num_pieces, self.num_columns = len(piece_run), tiles.num_columns
+        self._num_slices = len(tiles.slices)
+        self._offsets = group.offsets[:, piece_run].T  # [P, R]
         self._row_tables: dict[tuple[Rotation, float], Angles] = {}
 
     def row_angles(self, tokens: slice, rotation: Rotation, scale: float) -> Angles:
         rows = self._tables.to_device(self.group.token_row[tokens])
-        tables = (table[: self._num_uniform] for table in self._of_rows(rotation, scale))
+        tables = (table[: self._num_slices] for table in self._of_rows(rotation, scale))
         cos, sin = (table.index_select(1, rows)[:, None] for table in tables)
         return cos, sin
 
     def column_angles(self, tokens: slice, rotation: Rotation, scale: float, group_size: int) -> Angles:
         rows = self._tables.to_device(np.tile(self.group.token_row[tokens], group_size))
-        tables = (table[self._num_uniform :] for table in self._of_rows(rotation, scale))
+        tables = (table[self._num_slices :] for table in self._of_rows(rotation, scale))
         # Whole rows, then transposed: on a CPU several times faster than selecting along the last axis.
         cos, sin = (table.index_select(1, rows).transpose(1, 2).contiguous() for table in tables)
         return cos, sin
 
     def hidden(self, tokens: slice, window: int | None) -> tuple[int, Tensor]:
-        run, index = self._columns.column_run, self._columns.column_index
-        visible = self.group.visible[tokens]
-        hidden = index >= visible[:, run]
-        if window is not None:
-            hidden |= index < self.group.first_visible(window)[tokens][:, run]
+        hidden = ~self.group.sees(tokens, self._tiles.column_run, self._tiles.column_index, window)
         somewhere = hidden.any(axis=0)
         first = int(somewhere.argmax()) if somewhere.any() else self.num_columns
         return first, self._tables.to_device(hidden[:, first:])

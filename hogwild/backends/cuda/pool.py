@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hogwild.backends.base import LayerSpec
-from hogwild.backends.cuda.columns import TILE
 from hogwild.backends.cuda.stored import Stored
 from hogwild.errors import PoolExhausted
 
@@ -51,7 +50,7 @@ class KVPool:
             for arrays in (self.keys, self.values, self.key_scales, self.value_scales):
                 for layer, old in enumerate(arrays):
                     clear = arrays is self.values or arrays is self.value_scales
-                    arrays[layer] = _grown(old, -(-num_slots // TILE) * TILE, clear=clear)
+                    arrays[layer] = _grown(old, num_slots, clear=clear)
         except RuntimeError as error:
             raise PoolExhausted(
                 "the device has no room for more K/V",

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from hogwild.backends.cuda.attention import Pool, SharedPass
-from hogwild.backends.cuda.columns import TILE
 from hogwild.backends.cuda.stored import Stored
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.shares import indicator
 
 
@@ -26,8 +25,7 @@ class Measuring:
     def __init__(self, reading: SharedPass, columns: IntArray, num_columns: int) -> None:
         self._reading = replace(reading, pool=_ReadOnly(reading.pool))
         ones = torch.from_numpy(indicator(columns, num_columns))
-        whole_tiles = -len(columns) % TILE
-        self._ones = torch.nn.functional.pad(ones, (0, 0, 0, whole_tiles)).to(reading.plan.token_ids.device)
+        self._ones = ones.to(reading.plan.token_ids.device)
         self.shares: list[Tensor] = []
 
     def attend(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hogwild.backends.cuda.columns import TILE
 from hogwild.backends.cuda.workspace import Workspace
 from hogwild.core.quantized import LARGEST_CODE, LEAST_SCALE
 
@@ -61,28 +60,27 @@ class Stored:
         """All slots as numbers of `dtype`, which is that of the pool if it is not in 8 bits; without a copy then."""
         return self.numbers if self.scales is None else (self.numbers * self.scales).to(dtype)
 
-    def gather_tiles(self, tiles: Tensor) -> Stored:
-        """Whole tiles side by side: `[kv_heads, M * TILE]` slots."""
-        scales = None if self.scales is None else _tiles(self.scales, tiles)
-        return Stored(_tiles(self.numbers, tiles), scales)
+    def gather(self, slots: Tensor, name: str, workspace: Workspace) -> Stored:
+        """Those slots side by side, until `name` is taken from the workspace again."""
+        shape = (*self.numbers.shape[:1], len(slots), *self.numbers.shape[2:])
+        numbers = torch.index_select(self.numbers, 1, slots, out=workspace.take(name, shape, self.numbers))
+        return Stored(numbers, None if self.scales is None else self.scales.index_select(1, slots))
 
     def cut(self, start: int, stop: int) -> Stored:
         """The slots `start..stop`."""
         return Stored(self.numbers[:, start:stop], None if self.scales is None else self.scales[:, start:stop])
 
-    def parts(self, like: Tensor, workspace: Workspace) -> Iterator[Tensor]:
-        """All slots in the dtype of `like`, some tiles at a time, `[kv_heads, n, D]`; each valid until the next one."""
+    def parts(self, like: Tensor, workspace: Workspace, multiple: int = 1) -> Iterator[Tensor]:
+        """All slots in the dtype of `like`, `[kv_heads, n, D]`, some at a time; each valid until the next one.
+
+        n is a multiple of `multiple`, if their number is.
+        """
         heads, count, dim = self.numbers.shape
         if self.numbers.dtype == like.dtype:
             yield self.numbers
             return
-        size = max(1, WIDENED // (heads * dim * TILE)) * TILE
+        size = max(1, WIDENED // (heads * dim * multiple)) * multiple
         for start in range(0, count, size):
             part = self.cut(start, min(start + size, count))
             wide = workspace.take("widened", part.numbers.shape, like).copy_(part.numbers)
             yield wide if part.scales is None else wide.mul_(part.scales)
-
-
-def _tiles(pool: Tensor, tiles: Tensor) -> Tensor:
-    found = pool.view(pool.shape[0], -1, TILE * pool.shape[2]).index_select(1, tiles)
-    return found.view(pool.shape[0], -1, pool.shape[2])

@@ -234,10 +234,7 @@ class ChunkReader:
     def _seen(self, window: int | None) -> NDArray[np.bool_]:
         """`[t, C']` which columns each token sees."""
         group, tiles, tokens = self._reader.group, self._reader.tiles, slice(self._start, self._stop)
-        seen = tiles.column_index < group.visible[tokens, tiles.column_run]
-        if window is not None:
-            seen &= tiles.column_index >= group.first_visible(window)[tokens, tiles.column_run]
-        return seen
+        return group.sees(tokens, tiles.column_run, tiles.column_index, window)
 
 
 def _mask(seen: NDArray[np.bool_], kv_heads: int) -> Mask:

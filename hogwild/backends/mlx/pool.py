@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hogwild.backends.base import LayerSpec
 from hogwild.backends.mlx.stored import Quantized, Stored, arrays, each, numbers, quantize
-from hogwild.core.blocks import Int32Array, IntArray
+from hogwild.core.arrays import Int32Array, IntArray
 from hogwild.core.quantized import vector_bytes
 from hogwild.errors import PoolExhausted
 

@@ -17,7 +17,7 @@ import numpy as np
 from mlx_lm.models.rope_utils import Llama3RoPE, ProportionalRoPE, YarnRoPE
 
 from hogwild.backends.mlx.rotary_fit import specs_of
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.rotary import RotarySpec
 
 _MODULES = (nn.RoPE, Llama3RoPE, ProportionalRoPE, YarnRoPE)

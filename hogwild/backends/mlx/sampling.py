@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.sampling import SampleRequest, SampleResult, SamplingParams
 from hogwild.errors import TokenError
 

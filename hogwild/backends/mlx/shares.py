@@ -12,7 +12,7 @@ from hogwild.backends.mlx.attention import PassReader
 from hogwild.backends.mlx.model_pass import PassRunner
 from hogwild.backends.mlx.pool import KVPool, SlotRows
 from hogwild.backends.mlx.stored import Stored
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.shares import indicator
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hogwild.backends.reference.pool import Stored
 from hogwild.backends.reference.tiles import Tiles, cut
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.plan import ForwardPlan, GroupPlan
 
 Array = NDArray[Any]
@@ -58,10 +58,10 @@ class _Chunk:
     """Some tokens of a group, t of them, and the tiles that any of them sees: M tiles, C' columns with padding."""
 
     def __init__(self, plan: GroupPlan, tiles: Sequence[Tiles], own: slice, turns: Turns) -> None:
-        rows, visible = plan.token_row[own], plan.visible[own]
+        rows, reach = plan.token_row[own], plan.reach()[own].max(axis=0)[plan.run_block]
         first = plan.token_start + own.start
         self.tokens = slice(first, first + len(rows))
-        seen = [np.flatnonzero(part.index[:, 0] < visible.max(axis=0)[part.run]) for part in tiles]
+        seen = [np.flatnonzero(part.index[:, 0] < reach[part.run]) for part in tiles]
         self._parts = parts = [part[which] for part, which in zip(tiles, seen, strict=True) if len(which)]
         self._column_run = np.concatenate([part.run.repeat(part.index.shape[1]) for part in parts])
         self._column_index = np.concatenate([part.index.ravel() for part in parts])
@@ -122,10 +122,8 @@ class _Chunk:
     def _hidden_columns(self, window: int | None) -> Mask:
         """`[t, C']` which columns a token may not see; made once per pass and window."""
         if window not in self._hidden:
-            hidden = self._column_index >= self._plan.visible[self._own][:, self._column_run]
-            if window is not None:
-                hidden |= self._column_index < self._plan.first_visible(window)[self._own][:, self._column_run]
-            self._hidden[window] = hidden[:, None]
+            seen = self._plan.sees(self._own, self._column_run, self._column_index, window)
+            self._hidden[window] = ~seen[:, None]
         return self._hidden[window]
 
     def _without_unseen(self, weights: Array, parts: Sequence[Array], hidden: Mask, mixed: Array) -> Array:

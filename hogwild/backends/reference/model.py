@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hogwild.backends.reference.attention import PassReader, turned
 from hogwild.backends.reference.pool import Stored
 from hogwild.backends.reference.weights import Layer, Model
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.rotary import OffsetTable, exact_angles
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.quantized import Quantized, quantize, vector_bytes
 from hogwild.errors import PoolExhausted
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hogwild.backends.reference.model import Decoder, Pool, Reader
 from hogwild.backends.reference.pool import Stored
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.shares import indicator
 

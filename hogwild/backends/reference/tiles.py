@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hogwild.core.blocks import Int32Array, IntArray
+from hogwild.core.arrays import Int32Array, IntArray
 from hogwild.core.plan import GroupPlan
 from hogwild.core.tiles import MAX_SLICES, PADDING
 
@@ -25,7 +25,7 @@ class Tiles:
     """M tiles of one size. A padding column repeats the first of its tile: memory that nobody wrote is never read."""
 
     run: IntArray  # [M] the run of each tile
-    index: IntArray  # [M, size] each column's index within its run, `PADDING` past the end of the run
+    index: Int32Array  # [M, size] the index of each column's key in its block, `PADDING` past the end of the run
     slots: Int32Array  # [M, size] where K/V lie in the pool
     in_place: bool = False  # one run, and slots side by side
 
@@ -56,10 +56,10 @@ def _tiles(group: GroupPlan, start: IntArray, stop: IntArray, size: int) -> Tile
     run = np.repeat(np.arange(len(counts)), counts)
     nth = np.arange(len(run)) - np.repeat(np.cumsum(counts) - counts, counts)
     first = (start[run] + nth * size)[:, None]
-    index = first + np.arange(size)
-    is_padding = index >= stop[run][:, None]
-    columns = group.run_start[run][:, None] + np.where(is_padding, first, index)
-    return Tiles(run, np.where(is_padding, PADDING, index), group.column_slots[columns])
+    place = first + np.arange(size)
+    is_padding = place >= stop[run][:, None]
+    columns = group.run_start[run][:, None] + np.where(is_padding, first, place)
+    return Tiles(run, np.where(is_padding, PADDING, group.column_index[columns]), group.column_slots[columns])
 
 
 def _in_place(tiles: Tiles) -> tuple[Tiles, list[Tiles]]:

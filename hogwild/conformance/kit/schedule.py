@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from hogwild.conformance.cases import Array, AttentionCase
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.plan import Row, build_plan
 
 Passes = Iterator[tuple[IntArray, AttentionCase]]  # which tokens of the whole case each pass answers

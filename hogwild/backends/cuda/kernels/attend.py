@@ -25,6 +25,7 @@ def attend(
     segments,
     turns,
     column_slots,
+    column_index,
     angles,  # [.., 2, pairs] float32: cos and sin for each entry of `turns`
     partial_out,  # [I, K, ROWS, Dv] float32
     partial_lse,  # [I, K, ROWS] float32
@@ -85,15 +86,18 @@ def attend(
 
     for segment in range(first_segment, end_segment):
         run = tl.load(segments + segment * 5)
-        index = tl.load(segments + segment * 5 + 1)
+        first_index = tl.load(segments + segment * 5 + 1)
         column = tl.load(segments + segment * 5 + 3)
         num_keys = tl.load(segments + segment * 5 + 4)
         turn = tl.load(turns + first_turn + run, mask=live, other=UNSEEN)
-        reach = position + turn - index  # the distance to the segment's first key
-        end = tl.minimum(num_keys, tl.max(reach, 0) + 1)
+        reach = position + turn  # the index that stands at distance 0
+        # The nth key's index is at least the first one's and n more, and the last one's less those between.
+        end = tl.minimum(num_keys, tl.max(reach, 0) - first_index + 1)
         start = 0
         if HAS_WINDOW:
-            start = tl.maximum(0, tl.min(tl.where(turn == UNSEEN, FAR, reach), 0) - window + 1)
+            last_index = tl.load(segments + segment * 5 + 2)
+            nearest = tl.min(tl.where(turn == UNSEEN, FAR, reach), 0) - window + 1
+            start = tl.maximum(0, nearest - (last_index - num_keys + 1))
             start = start // TILE * TILE  # who else is in the chunk must not move the tiles
         if start < end:
             q = _turned(
@@ -109,13 +113,16 @@ def attend(
             ).to(queries.dtype.element_ty)
             if UPCAST:
                 q = q.to(tl.float32)
-            # Slots run one tile ahead: loaded where they are used, they would keep K and V from being buffered.
+            # Slots run one tile ahead: loaded where they are used, they would keep K and V from being buffered. So do
+            # indices, but from the end of a tile on: more registers would spill.
             slots = tl.load(column_slots + column + start + nth, mask=start + nth < end, other=0)
+            indices = tl.load(column_index + column + start + nth, mask=start + nth < end, other=0)
             for first in range(start, end, TILE):
                 here = first + nth
                 written = here < end
                 slot = slots.to(tl.int64)
                 slots = tl.load(column_slots + column + here + TILE, mask=here + TILE < end, other=0)
+                index = indices
                 k = tl.load(
                     keys + slot[:, None] * KEY_DIM + key_feature[None, :],
                     mask=written[:, None] & (key_feature < KEY_DIM)[None, :],
@@ -135,7 +142,7 @@ def attend(
                     scores *= tl.load(key_scales + slot, mask=written, other=0.0)[None, :]
                 if HAS_SOFTCAP:
                     scores = _tanh(scores / (softcap * LOG2_E)) * (softcap * LOG2_E)
-                distance = reach[:, None] - here[None, :]
+                distance = reach[:, None] - index[None, :]
                 seen = (distance >= 0) & written[None, :]
                 if HAS_WINDOW:
                     seen &= distance < window
@@ -158,6 +165,7 @@ def attend(
                     unit = new_unit
                 out = tl.dot(weights.to(v.dtype), v, out * shrink[:, None], input_precision="ieee")
                 most = new_most
+                indices = tl.load(column_index + column + here + TILE, mask=here + TILE < end, other=0)
 
     place = (item * tl.num_programs(1) + head).to(tl.int64) * ROWS + row
     if QUANTIZED:

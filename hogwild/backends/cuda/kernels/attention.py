@@ -28,7 +28,7 @@ INTERPRETED = isinstance(attend, InterpretedFunction)  # TRITON_INTERPRET=1 when
 MIN_PREFILL = 64  # tokens from which on torch's own attention is the better one for a lone row
 TABLES = (
     *("counts", "token_ids", "positions", "write_slots", "tokens"),
-    *("items", "order", "segments", "turns", "offsets", "column_slots"),
+    *("items", "order", "segments", "turns", "offsets", "column_slots", "column_index"),
 )
 _ENDLESS = 1 << 30
 _BLOCK_ITEMS = 16
@@ -124,6 +124,7 @@ class KernelAttention:
                 "turns": work.turns,
                 "offsets": work.offsets,
                 "column_slots": work.column_slots,
+                "column_index": work.column_index,
             }
         )
         self._has_work = work.num_items > 0
@@ -185,6 +186,7 @@ class KernelAttention:
             tables["segments"],
             tables["turns"],
             tables["column_slots"],
+            tables["column_index"],
             angles,
             partial_out,
             partial_lse,

@@ -2,8 +2,8 @@
 //
 // An item is computed for one kv head at a time. Its keys are scored in place, each for all rows; the scores of COLUMNS
 // keys make a tile, and then softmax and the sum of values run over the whole tile. A query is turned for the item's
-// block, and from there for each stretch of keys: those of all runs that have one shift. So a step may be short. Partial
-// sums of the items are added up by their largest scores.
+// block, and from there for each segment: keys of one shift, of many steps. So a step may be short. Partial sums of the
+// items are added up by their largest scores.
 //
 // Who else is in the pass changes no bit of a row: tiles begin at fixed places of the item, a row's numbers are
 // computed in one order whatever rows stand beside it, and a key that it does not see adds an exact zero.
@@ -25,19 +25,19 @@ struct Angles {
   const float *cos, *sin;
 };
 
-// The arrays and numbers of one layer; those of its keys are told in keys.py, the others in attention.py.
+// The arrays and numbers of one layer; the tables are those of `WorkList`, but for what turns.py says.
 struct Layer {
   const float* queries;  // [H, T, Dk], rows of Dk side by side
   const void* keys;      // [kv_heads, slots, Dk] float32, or codes with scales
   const void* values;    // [kv_heads, slots, Dv]
   const float *key_scales, *value_scales;  // [kv_heads, slots], null: no codes
-  const int32_t *tokens, *items, *order, *ends, *key_slots, *indices, *turns;
-  Angles of_turns, of_shifts;  // times the scale; of each stretch
+  const int32_t *tokens, *items, *order, *segments, *column_slots, *column_index, *turns;
+  Angles of_turns, of_shifts;  // times the scale; of each segment
   const int64_t* partners;     // [Dk]
   const float* sinks;          // [H] or null
   float *partial, *out;        // [I, kv_heads, rows, Dv + 2], [T, H, Dv]
   int64_t token_stride, head_stride, slots, num_items, num_tokens, num_heads, kv_heads, key_dim, value_dim, max_rows;
-  int64_t window, num_keys;
+  int64_t window, num_columns;
   float scale, softcap;  // softcap 0: none
 };
 
@@ -46,7 +46,7 @@ template <class T>
 class Item {
  public:
   Item(const Layer& layer, int64_t item, int64_t head)
-      : layer_(layer), head_(head), info_(layer.items + item * 7), group_(layer.num_heads / layer.kv_heads),
+      : layer_(layer), head_(head), info_(layer.items + item * 5), group_(layer.num_heads / layer.kv_heads),
         rows_(info_[1] * group_), padded_((layer.key_dim + LANES - 1) / LANES * LANES),
         keys_(static_cast<const T*>(layer.keys) + head * layer.slots * layer.key_dim),
         values_(static_cast<const T*>(layer.values) + head * layer.slots * layer.value_dim),
@@ -54,19 +54,20 @@ class Item {
         value_scales_(layer.value_scales ? layer.value_scales + head * layer.slots : nullptr),
         plain_(rows_ * padded_), swapped_(layer.partners ? rows_ * padded_ : 0), turned_(swapped_.size()),
         scores_(rows_ * STRIDE), reach_(info_[1]), most_(rows_, NOTHING), total_(rows_ * LANES),
-        sums_(rows_ * layer.value_dim), stretch_(info_[5]) {
+        sums_(rows_ * layer.value_dim), segment_(info_[2]) {
     for (int64_t t = 0; t < info_[1]; ++t) copy_queries(t);
     farthest_ = *std::max_element(reach_.begin(), reach_.end());
     nearest_ = *std::min_element(reach_.begin(), reach_.end());
   }
 
   void compute() {
-    for (tile_ = info_[3]; tile_ < info_[4]; tile_ += COLUMNS) {
-      filled_ = std::min<int64_t>(COLUMNS, info_[4] - tile_);
-      int32_t low = layer_.indices[tile_], high = low;
+    const int64_t end = end_of(info_[3] - 1);
+    for (tile_ = layer_.segments[info_[2] * 5 + 3]; tile_ < end; tile_ += COLUMNS) {
+      filled_ = std::min<int64_t>(COLUMNS, end - tile_);
+      int32_t low = layer_.column_index[tile_], high = low;
       for (int64_t c = tile_; c < tile_ + filled_; ++c) {  // without a branch, unlike std::minmax_element
-        low = std::min(low, layer_.indices[c]);
-        high = std::max(high, layer_.indices[c]);
+        low = std::min(low, layer_.column_index[c]);
+        high = std::max(high, layer_.column_index[c]);
       }
       if (low > farthest_ || high <= nearest_ - layer_.window) continue;  // nobody sees a key of it
       score();
@@ -87,7 +88,7 @@ class Item {
   // Finds how far a token sees in the block, and copies its queries: turned for the block, or scaled.
   void copy_queries(int64_t t) {
     const int32_t* about = layer_.tokens + (info_[0] + t) * 5;
-    const int64_t place = about[1] + info_[2];
+    const int64_t place = about[1] + info_[4];
     reach_[t] = int64_t{about[0]} + layer_.turns[place];
     for (int64_t r = t * group_; r < (t + 1) * group_; ++r) {
       const int64_t head = head_ * group_ + r % group_;
@@ -106,13 +107,15 @@ class Item {
     for (int64_t d = 0; d < dim; ++d) swapped[d] = plain[layer_.partners[d]];
   }
 
-  // Turns the queries from where they are for the block to the stretch at hand.
+  int64_t end_of(int64_t segment) const { return layer_.segments[segment * 5 + 3] + layer_.segments[segment * 5 + 4]; }
+
+  // Turns the queries from where they are for the block to the segment at hand.
   void turn() {
-    turned_for_ = stretch_;
+    turned_for_ = segment_;
     const int64_t size = rows_ * padded_, padded = padded_;  // in registers: a store might change a member
     const float *plain = plain_.data(), *swapped = swapped_.data();
-    const float *cos = layer_.of_shifts.cos + stretch_ * layer_.key_dim;
-    const float *sin = layer_.of_shifts.sin + stretch_ * layer_.key_dim;
+    const float *cos = layer_.of_shifts.cos + segment_ * layer_.key_dim;
+    const float *sin = layer_.of_shifts.sin + segment_ * layer_.key_dim;
     float* turned = turned_.data();
     each_vector(layer_.key_dim, [=](int64_t d, auto load_angle) {
       const vec c = load_angle(cos + d), s = load_angle(sin + d);
@@ -121,12 +124,12 @@ class Item {
     });
   }
 
-  // Scores the keys of the tile, stretch by stretch.
+  // Scores the keys of the tile, segment by segment.
   void score() {
     for (int from = 0; from < filled_;) {
-      while (layer_.ends[stretch_] <= tile_ + from) ++stretch_;
-      if (layer_.partners && turned_for_ != stretch_) turn();
-      const int to = std::min<int64_t>(filled_, layer_.ends[stretch_] - tile_);
+      while (end_of(segment_) <= tile_ + from) ++segment_;
+      if (layer_.partners && turned_for_ != segment_) turn();
+      const int to = std::min<int64_t>(filled_, end_of(segment_) - tile_);
       for (; to - from > 2; from += KEYS) score_keys<KEYS, LANES / KEYS>(from, to);
       if (from < to) score_keys<2, 6>(from, to);
       from = to;
@@ -140,7 +143,7 @@ class Item {
   void score_keys(int from, int to) {
     const T* at[K];
     for (int k = 0; k < K; ++k) {
-      const int64_t slot = layer_.key_slots[tile_ + std::min(from + k, to - 1)];
+      const int64_t slot = layer_.column_slots[tile_ + std::min(from + k, to - 1)];
       at[k] = keys_ + slot * layer_.key_dim;
       fetch(values_ + slot * layer_.value_dim, layer_.value_dim);  // for when the tile is full
     }
@@ -149,8 +152,8 @@ class Item {
 
   // Some of the next tile's keys, while this one is summed.
   void fetch_keys(int64_t first, int64_t last) const {
-    last = std::min(last, layer_.num_keys);
-    for (int64_t c = first; c < last; ++c) fetch(keys_ + layer_.key_slots[c] * layer_.key_dim, layer_.key_dim);
+    last = std::min(last, layer_.num_columns);
+    for (int64_t c = first; c < last; ++c) fetch(keys_ + layer_.column_slots[c] * layer_.key_dim, layer_.key_dim);
   }
 
   static void fetch(const T* x, int64_t dim) {
@@ -171,7 +174,7 @@ class Item {
 
   const float* asked() const { return layer_.partners ? turned_.data() : plain_.data(); }
 
-  int64_t slot(int c) const { return layer_.key_slots[tile_ + c]; }
+  int64_t slot(int c) const { return layer_.column_slots[tile_ + c]; }
 
   void scale_scores() {
     for (int c = 0; c < filled_; ++c)
@@ -191,7 +194,7 @@ class Item {
     for (int64_t t = 0; t < info_[1]; ++t) {
       if (high <= reach_[t] && low > reach_[t] - layer_.window) continue;
       for (int c = 0; c < filled_; ++c) {
-        const int64_t distance = reach_[t] - layer_.indices[tile_ + c];
+        const int64_t distance = reach_[t] - layer_.column_index[tile_ + c];
         if (distance >= 0 && distance < layer_.window) continue;
         for (int64_t r = t * group_; r < (t + 1) * group_; ++r) scores_[r * STRIDE + c] = NOTHING;
       }
@@ -282,7 +285,7 @@ class Item {
   std::vector<int64_t> reach_;
   std::vector<float> most_, total_, sums_;
   int64_t farthest_, nearest_;         // of reach_
-  int64_t stretch_, turned_for_ = -1;  // the one at hand, and that of `turned_`
+  int64_t segment_, turned_for_ = -1;  // the one at hand, and that of `turned_`
   int64_t tile_ = 0;                   // its first key
   int filled_ = 0;                     // how many it has
 };

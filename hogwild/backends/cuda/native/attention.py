@@ -11,13 +11,12 @@ from torch import Tensor
 
 from hogwild.backends.base import LayerSpec
 from hogwild.backends.cuda.angles import AngleTables, Rotation
-from hogwild.backends.cuda.native.keys import KeyList, list_keys
 from hogwild.backends.cuda.native.library import Arguments, Library
+from hogwild.backends.cuda.native.turns import Turns, find_turns
 from hogwild.backends.cuda.pool import KVPool
-from hogwild.core.blocks import Int32Array
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.rotary import NO_ROTARY
-from hogwild.core.work import cut_work
+from hogwild.core.work import WorkList, cut_work
 
 TILE, SPAN = 8, 128  # keys, and tiles of a block in an item: enough items for many threads; a run is whole tiles, so
 # short runs need short ones, or items of few keys would be many
@@ -41,7 +40,7 @@ class NativeAttention:
         """A pass by that plan."""
         query_tile = max(1, MAX_ROWS // self.group_size)
         work = cut_work(plan, tile=TILE, query_tile=query_tile, num_items=1, span=SPAN)
-        return NativePass(self, plan, list_keys(plan, work), work.order, query_tile)
+        return NativePass(self, plan, work, find_turns(plan, work), query_tile)
 
 
 @dataclass(slots=True)
@@ -50,8 +49,8 @@ class NativePass:
 
     kernels: NativeAttention
     plan: ForwardPlan
-    listed: KeyList
-    order: Int32Array  # see `WorkList`
+    work: WorkList
+    turns: Turns
     query_tile: int
     token_ids: Tensor = field(init=False)  # [1, T]
     positions: Tensor = field(init=False)  # [1, T]
@@ -62,17 +61,17 @@ class NativePass:
     _tables: dict[str, int] = field(init=False)  # arguments that all layers have in common
 
     def __post_init__(self) -> None:
-        kernels, listed, to_tensor = self.kernels, self.listed, self.kernels.tables.to_device
+        kernels, work, turns, to_tensor = self.kernels, self.work, self.turns, self.kernels.tables.to_device
         self.token_ids, self.positions = to_tensor(self.plan.token_ids)[None], to_tensor(self.plan.positions)[None]
         self.logit_tokens, self._write_slots = to_tensor(self.plan.logit_tokens), to_tensor(self.plan.write_slots)
         rows = self.query_tile * kernels.group_size
         widest = max(layer.num_kv_heads * (layer.value_dim + 2) for layer in kernels.layers)
-        self._partial = torch.empty(len(listed.items) * rows * widest)
-        tables = {"order": self.order, "key_slots": listed.slots}
-        tables |= {name: getattr(listed, name) for name in ("tokens", "items", "ends", "indices", "turns")}
+        self._partial = torch.empty(work.num_items * rows * widest)
+        tables = {name: getattr(work, name) for name in ("items", "order", "segments", "column_slots", "column_index")}
+        tables |= {"tokens": turns.tokens, "turns": turns.turns}
         self._tables = {name: table.ctypes.data for name, table in tables.items()}
-        self._tables |= {"num_items": len(listed.items), "num_tokens": self.plan.num_tokens}
-        self._tables |= {"num_keys": len(listed.slots), "partial": self._partial.data_ptr()}
+        self._tables |= {"num_items": work.num_items, "num_tokens": self.plan.num_tokens}
+        self._tables |= {"num_columns": len(work.column_slots), "partial": self._partial.data_ptr()}
 
     def attend(
         self, module: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Mapping[str, Any]
@@ -122,14 +121,14 @@ class NativePass:
             write(keys, pool.keys[layer], slots)
 
     def _turn(self, layer: LayerSpec, scale: float) -> dict[str, Tensor]:
-        """cos and signed sin, `[.., Dk]`, of each turn, times the scale, and of each shift; the features' partners."""
+        """cos and signed sin, `[.., Dk]`, of turns, times the scale, and of segments; the features' partners."""
         if layer.rotary == NO_ROTARY:
             return {}
         rotation, tables, angles = (layer.rotary, layer.key_dim), self.kernels.tables, self.kernels.library.angles
         if (rotation, scale) not in self._angles:
             table = tables.offset_table(layer.rotary)
-            turns = angles(self.listed.offsets, table, layer.key_dim, scale)
-            shifts = angles(self.listed.shifts, table, layer.key_dim, 1.0)
+            turns = angles(self.turns.offsets, table, layer.key_dim, scale)
+            shifts = angles(self.turns.shifts, table, layer.key_dim, 1.0)
             made = dict(zip(("turn_cos", "turn_sin", "shift_cos", "shift_sin"), (*turns, *shifts), strict=True))
             self._angles[rotation, scale] = made | {"partners": tables.partners(rotation)}
         return self._angles[rotation, scale]

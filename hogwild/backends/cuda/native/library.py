@@ -17,7 +17,7 @@ from torch import Tensor
 from hogwild.backends.cuda.angles import pairs_of
 from hogwild.backends.cuda.native.compiler import THREADS, BuildError, find_compiler
 from hogwild.backends.cuda.native.kept import cache_folder, find_kept, keep
-from hogwild.core.blocks import Int32Array
+from hogwild.core.arrays import Int32Array
 from hogwild.core.rotary import MAX_OFFSET, OffsetTable
 
 _HERE = Path(__file__).parent
@@ -32,11 +32,12 @@ class Arguments(ctypes.Structure):
 
     _fields_ = [
         *((name, c_void_p) for name in ("queries", "keys", "values", "key_scales", "value_scales")),
-        *((name, c_void_p) for name in ("tokens", "items", "order", "ends", "key_slots", "indices", "turns")),
+        *((name, c_void_p) for name in ("tokens", "items", "order", "segments")),
+        *((name, c_void_p) for name in ("column_slots", "column_index", "turns")),
         *((name, c_void_p) for name in ("turn_cos", "turn_sin", "shift_cos", "shift_sin")),
         *((name, c_void_p) for name in ("partners", "sinks", "partial", "out")),
         *((name, c_int64) for name in ("token_stride", "head_stride", "slots", "num_items", "num_tokens", "num_heads")),
-        *((name, c_int64) for name in ("kv_heads", "key_dim", "value_dim", "max_rows", "window", "num_keys")),
+        *((name, c_int64) for name in ("kv_heads", "key_dim", "value_dim", "max_rows", "window", "num_columns")),
         *((name, c_float) for name in ("scale", "softcap")),
     ]
 

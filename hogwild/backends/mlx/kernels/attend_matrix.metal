@@ -50,8 +50,8 @@ for (int s = item.first_segment; s < item.end_segment; s++) {
   const Reach reach = reach_of(tables, item, segment.run, lane);
   bool is_turned = false;
   for (int first = 0; first < segment.count; first += KEYS) {
-    const int index = segment.index + first, count = min(KEYS, segment.count - first);
-    if (hidden(reach, index, count, window)) {
+    const int column = segment.column + first, count = min(KEYS, segment.count - first);
+    if (hidden(reach, index_at(tables, column), index_at(tables, column + count - 1), window)) {
       continue;
     }
     if (!is_turned) {
@@ -70,7 +70,7 @@ for (int s = item.first_segment; s < item.end_segment; s++) {
       }
     }
     for (int c = simdgroup; c < KEYS; c += SIMDGROUPS) {
-      const int slot = c < count ? slot_at(tables, segment.column + first + c) : -1;
+      const int slot = c < count ? slot_at(tables, column + c) : -1;
       load_row(keys + (ulong(kv_head) * num_slots + max(slot, 0)) * key_dim, tile + c * STRIDE, key_dim, slot >= 0, lane);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -92,12 +92,13 @@ for (int s = item.first_segment; s < item.end_segment; s++) {
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     for (int c = simdgroup; c < KEYS; c += SIMDGROUPS) {
-      const int slot = c < count ? slot_at(tables, segment.column + first + c) : -1;
+      const int slot = c < count ? slot_at(tables, column + c) : -1;
       load_row(values + (ulong(kv_head) * num_slots + max(slot, 0)) * value_dim, tile + c * STRIDE, value_dim, slot >= 0, lane);
     }
+    const int index = int(lane) < count ? index_at(tables, column + int(lane)) : 0;  // of the lane's key
     float key_scale = 1.0f, value_scale = 1.0f;
     if (QUANTIZED && int(lane) < count) {
-      const ulong vector = ulong(kv_head) * num_slots + slot_at(tables, segment.column + first + int(lane));
+      const ulong vector = ulong(kv_head) * num_slots + slot_at(tables, column + int(lane));
       key_scale = key_scales[vector];
       value_scale = value_scales[vector];
     }
@@ -107,7 +108,7 @@ for (int s = item.first_segment; s < item.end_segment; s++) {
       if (r >= (num_rows + 7) / 8 * 8) {
         break;
       }
-      const bool seen = int(lane) < count && sees(row_reach[i], index + int(lane), window);
+      const bool seen = int(lane) < count && sees(row_reach[i], index, window);
       const float mine = seen ? capped(scores[r * KEYS + int(lane)] * key_scale * scale, softcap) : LOWEST;
       const float new_best = max(best[i], simd_max(mine));
       const float kept = precise::exp(best[i] - new_best);
@@ -144,10 +145,10 @@ for (int s = item.first_segment; s < item.end_segment; s++) {
       }
       UNROLL
       for (int j = 0; j < COLUMN_BLOCKS; j++) {
-        const int column = 8 * (simdgroup + SIMDGROUPS * j);
-        if (column < value_dim) {
+        const int feature = 8 * (simdgroup + SIMDGROUPS * j);
+        if (feature < value_dim) {
           simdgroup_matrix<T, 8, 8> v;
-          simdgroup_load(v, tile + k * 8 * STRIDE + column, STRIDE);
+          simdgroup_load(v, tile + k * 8 * STRIDE + feature, STRIDE);
           UNROLL
           for (int b = 0; b < ROW_BLOCKS; b++) {
             if (b * 8 < num_rows) {
@@ -180,10 +181,10 @@ for (int b = 0; b < ROW_BLOCKS; b++) {
     simdgroup_load(factor, factors + b * 64, 8);
     UNROLL
     for (int j = 0; j < COLUMN_BLOCKS; j++) {
-      const int column = 8 * (simdgroup + SIMDGROUPS * j);
-      if (column < value_dim) {
+      const int feature = 8 * (simdgroup + SIMDGROUPS * j);
+      if (feature < value_dim) {
         multiply_elements(sums[b][j], factor);
-        simdgroup_store(sums[b][j], partial + (row_start + 8 * b) * value_dim + column, value_dim);
+        simdgroup_store(sums[b][j], partial + (row_start + 8 * b) * value_dim + feature, value_dim);
       }
     }
   }

@@ -49,9 +49,8 @@ for (int s = item.first_segment; s < item.end_segment; s++) {
   const Reach reach = reach_of(tables, item, segment.run, lane);
   bool is_turned = false;
   for (int tile = first_tile; tile < num_tiles; tile += SIMDGROUPS) {
-    const int first = tile * LANES, index = segment.index + first;
-    const int count = min(LANES, segment.count - first);
-    if (hidden(reach, index, count, window)) {
+    const int column = segment.column + tile * LANES, count = min(LANES, segment.count - tile * LANES);
+    if (hidden(reach, index_at(tables, column), index_at(tables, column + count - 1), window)) {
       continue;
     }
     if (!is_turned) {
@@ -73,7 +72,8 @@ for (int s = item.first_segment; s < item.end_segment; s++) {
       }
     }
 
-    const int slot = int(lane) < count ? slot_at(tables, segment.column + first + int(lane)) : 0;
+    const int slot = int(lane) < count ? slot_at(tables, column + int(lane)) : 0;
+    const int index = int(lane) < count ? index_at(tables, column + int(lane)) : 0;
     const ulong vector = ulong(kv_head) * num_slots + slot;
     const float key_scale = QUANTIZED && int(lane) < count ? float(key_scales[vector]) : 1.0f;
     const float value_scale = QUANTIZED && int(lane) < count ? float(value_scales[vector]) : 1.0f;
@@ -104,7 +104,7 @@ for (int s = item.first_segment; s < item.end_segment; s++) {
 
     UNROLL
     for (int r = 0; r < ROWS; r++) {
-      const bool seen = int(lane) < count && sees(row_reach[r], index + int(lane), window);
+      const bool seen = int(lane) < count && sees(row_reach[r], index, window);
       const float mine = seen ? capped(score[r] * key_scale * scale, softcap) : LOWEST;
       const float new_best = max(best[r], simd_max(mine));
       const float kept = precise::exp(best[r] - new_best);

@@ -23,7 +23,6 @@ struct Item {
 
 struct Segment {
   int run;
-  int index;
   int column;
   int count;
 };
@@ -43,7 +42,7 @@ inline Item item_at(const device int* tables, int i) {
 
 inline Segment segment_at(const device int* tables, int i) {
   const device int* row = tables + tables[1] + 5 * i;
-  return {row[0], row[1], row[3], row[4]};
+  return {row[0], row[3], row[4]};
 }
 
 inline Token token_at(const device int* tables, int i) {
@@ -58,6 +57,8 @@ inline int offset_at(const device int* tables, int i) { return tables[tables[3] 
 inline int listed_at(const device int* tables, int i) { return tables[tables[6] + i]; }
 
 inline int slot_at(const device int* tables, int column) { return tables[tables[4] + column]; }
+
+inline int index_at(const device int* tables, int column) { return tables[tables[7] + column]; }
 
 // How one layer turns: pair i of its features by `offset * inv_freq[i]`.
 struct Rotary {
@@ -119,9 +120,9 @@ inline Reach reach_of(const device int* tables, Item item, int run, uint lane) {
   return {simd_max(reach), simd_min(reach < 0 ? -UNSEEN : reach)};
 }
 
-// Whether no token of the chunk sees any of `count` keys from `index` on.
-inline bool hidden(Reach reach, int index, int count, int window) {
-  return reach.most < index || reach.least - (index + count - 1) >= window;
+// Whether no token of the chunk sees any key whose index is in `first..last`.
+inline bool hidden(Reach reach, int first, int last, int window) {
+  return reach.most < first || reach.least - last >= window;
 }
 
 // A key is seen from a distance that is not negative and below the window.

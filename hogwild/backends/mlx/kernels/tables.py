@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from hogwild.core.blocks import IntArray
+from hogwild.core.arrays import IntArray
 from hogwild.core.rotary import MAX_OFFSET, RotarySpec, exact_angles
 from hogwild.core.work import WorkList
 
@@ -16,9 +16,11 @@ _LOW = 1024  # 2 ** LOW_BITS of common.metal
 def pack_tables(work: WorkList) -> mx.array:
     """A work list as one int32 array: where each table starts, then the tables.
 
-    The order of the starts is that of `common.metal`: items, segments, turns, offsets, column slots, tokens, order.
+    The order of the starts is that of `common.metal`: items, segments, turns, offsets, column slots, tokens, order,
+    column indices.
     """
     parts = [work.items, work.segments, work.turns, work.offsets, work.column_slots, work.tokens, work.order]
+    parts += [work.column_index]
     start = HEADER + np.cumsum([0, *(part.size for part in parts)])
     header = np.zeros(HEADER, dtype=np.int32)
     header[: len(parts)] = start[:-1]
