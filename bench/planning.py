@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from hogwild.cache import SharedCache
-from hogwild.core.blocks import Block, IntArray
+from hogwild.core.arrays import IntArray
+from hogwild.core.blocks import Block
 from hogwild.core.plan import ForwardPlan, Row
 from hogwild.core.work import WorkList, cut_work
 
@@ -39,7 +40,9 @@ Seconds = dict[str, dict[str, list[float]]]
 class Host:
     """A session of `num_workers` with `num_steps` published steps.
 
-    Views are those of the combined layout: common, header, each other's label, step and separator, label, own.
+    Views are those of the combined layout: common, header, each other's label, step and separator, label, own. All
+    write at once, and who has reached the length that was drawn for the step publishes it. A step is stored where it is
+    expected to stand, as in a session.
     """
 
     def __init__(self, num_workers: int = 8, num_steps: int = 1000) -> None:
@@ -55,12 +58,24 @@ class Host:
             text.append([0] * length)
         self._closing: Block | None = None
         self._num_passes = 0
-        for step in range(num_steps):
-            for own in self.owns:  # all write at once, one of them publishes
-                own.append([0] * (STEP_TOKENS // num_workers))
-            self.common.link(self.owns[step % num_workers])
+        self._rng = np.random.default_rng(0)
+        self._lengths = [self._draw() for _ in range(num_workers)]
+        for own in self.owns:
+            own.place_at(len(self.common))
+        for _ in range(num_steps):
+            missing = [length - len(own) for own, length in zip(self.owns, self._lengths, strict=True)]
+            writer, count = int(np.argmin(missing)), min(missing)
+            for own in self.owns:
+                own.append([0] * count)
+            self.common.link(self.owns[writer])
+            self.owns[writer].place_at(len(self.common))
+            self._lengths[writer] = self._draw()
         for own in self.owns:
             own.append([0] * HEADER_TOKENS)
+
+    def _draw(self) -> int:
+        """Tokens of a step: from half to one and a half times the mean."""
+        return int(self._rng.integers(STEP_TOKENS // 2, 3 * STEP_TOKENS // 2 + 1))
 
     def next_rows(self) -> tuple[str, list[Row]]:
         """The kind of the next pass, and its rows."""
@@ -71,7 +86,8 @@ class Host:
         if kind != "ends":
             return kind, [self._row(w, self.owns[w], 1) for w in range(len(self.owns))]
         writer = max(range(len(self.owns)), key=lambda w: len(self.owns[w]))
-        self._closing, self.owns[writer] = self.owns[writer], self.cache.new_block()
+        place = len(self.common) + len(self.owns[writer]) + 1
+        self._closing, self.owns[writer] = self.owns[writer], self.cache.new_block(place=place)
         rows = [self._row(w, own, HEADER_TOKENS if w == writer else 1) for w, own in enumerate(self.owns)]
         return kind, [*rows[:writer], self._row(writer, self._closing, 1), *rows[writer:]]
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from hogwild.core.arrays import IntArray
-from hogwild.core.blocks import Block, IntBuffer
+from hogwild.core.arrays import IntArray, IntBuffer
+from hogwild.core.blocks import Block
 from hogwild.core.plan import Row
 from hogwild.core.pool import PagePool
 from hogwild.core.rotary import MAX_OFFSET

@@ -6,20 +6,19 @@ the positions at which they were written. Where a run's slots lie in memory does
 
 A step's keys are therefore stored at the positions that they will have once it is published, as far as can be told when
 it is begun (`origin`): then runs of many steps are asked by few different queries, and some go on in one another.
-`Block.listing` is the order in which keys are read.
+`Block.list_keys` gives them in the order in which they are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
-from hogwild.core.arrays import Int32Array, IntArray
-from hogwild.core.listing import NOTHING, Listing, list_keys
+from hogwild.core.arrays import Int32Array, IntArray, IntBuffer, count_to
+from hogwild.core.listing import Listing
 from hogwild.core.pool import Leftovers, PagePool
 from hogwild.errors import LayoutError, OptionError
 
@@ -40,59 +39,6 @@ class Pages(Protocol):
     def release(self, pages: Iterable[int]) -> list[int]: ...
 
 
-class IntBuffer:
-    """A growing array of integers: appending is amortised O(1), reading is a view without a copy."""
-
-    __slots__ = ("_data", "_length", "_view")
-
-    def __init__(self, values: Sequence[int] | NDArray[Any] = (), dtype: DTypeLike = np.int64) -> None:
-        self._data = np.array(values, dtype=dtype)
-        self._length = len(self._data)
-        self._view: NDArray[Any] | None = None
-
-    def __len__(self) -> int:
-        return self._length
-
-    @property
-    def array(self) -> NDArray[Any]:
-        """The values, as a read-only view that is valid until the next change."""
-        if self._view is None:  # most blocks do not change between two passes, and a plan asks all of them
-            self._view = self._data[: self._length]
-            self._view.flags.writeable = False
-        return self._view
-
-    @property
-    def last(self) -> int:
-        """The last value; there must be one."""
-        return int(self._data[self._length - 1])
-
-    def extend(self, values: Sequence[int] | NDArray[Any]) -> None:
-        """Append `values`."""
-        end = self._length + len(values)
-        if end > len(self._data):
-            grown = np.empty(max(end, 2 * len(self._data), 16), dtype=self._data.dtype)
-            grown[: self._length] = self._data[: self._length]
-            self._data = grown
-        self._data[self._length : end] = values
-        self._length, self._view = end, None
-
-    def push(self, value: int) -> None:
-        """Append one value."""
-        if self._length == len(self._data):
-            self.extend((value,))
-        else:
-            self._data[self._length] = value
-            self._length, self._view = self._length + 1, None
-
-    def truncate(self, length: int) -> None:
-        """Forget everything from `length` on."""
-        self._length, self._view = min(self._length, length), None
-
-    def copy(self) -> IntBuffer:
-        """Another one with the same values."""
-        return IntBuffer(self.array, self._data.dtype)
-
-
 class Block:
     """Tokens with K/V in every layer: `token_ids[i]` is stored in `slots[i]`, for i in `0..len-1`."""
 
@@ -110,7 +56,9 @@ class Block:
         self._open_from: int | None = None  # the token from which on it was appended to, None: since it was linked to
         self._is_forked = False  # whether another block may hold some of the slots
         self._runs_version = 0
-        self._listing = NOTHING
+        self._keys: tuple[Int32Array, Int32Array] | None = None  # what `list_keys` gave last
+        self._runs: tuple[IntArray, IntArray] | None = None
+        self._listing: Listing | None = None  # a step that is being written needs none
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -153,17 +101,35 @@ class Block:
         """How many runs the block consists of."""
         return len(self._run_start)
 
-    @property
-    def listing(self) -> Listing:
-        """The order in which the keys are read."""
-        if len(self._listing) != len(self):
-            shifts = self.run_positions - self.run_starts
-            self._listing = list_keys(self.slots, self.run_starts, shifts, self._listing)
+    def list_keys(self) -> tuple[Int32Array, Int32Array]:
+        """The keys in the order in which they are read: `[n]` where K/V of each lies in the pool, and its index."""
+        if self._keys is None:  # most blocks do not change between two passes, and a plan asks all of them
+            self._keys = self._listed().keys if self.num_runs > 1 else (self.slots, count_to(len(self)))
+        return self._keys
+
+    def list_runs(self) -> tuple[IntArray, IntArray]:
+        """In that order, `[N]` the place of each run's first key, and the shift of its keys, see `Listing`."""
+        if self._runs is None:
+            one = self.run_starts, self.run_positions - self.run_starts
+            self._runs = self._listed().runs if self.num_runs > 1 else one
+        return self._runs
+
+    def _listed(self) -> Listing:
+        if self._listing is None:
+            self._listing = Listing()
+        self._listing.update(self.slots, self.run_starts, self.run_positions)
         return self._listing
+
+    def _changed(self, *, runs: bool) -> None:
+        """What was listed is not so any more. runs: nor are the runs, but for a single one that only grew."""
+        self._keys = None
+        if runs or self.num_runs > 1:
+            self._runs = None
+            self._runs_version += 1
 
     @property
     def runs_version(self) -> int:
-        """Another number than before when `listing` has other runs, apart from a last one that only grew."""
+        """Another number than before when other runs are listed, apart from a last one that only grew."""
         return self._runs_version
 
     @property
@@ -199,7 +165,7 @@ class Block:
             self.pool.give_out(tail.start)
             self._slots.push(tail.start)
             self._token_ids.push(token_ids[0])
-            self._runs_version += self.num_runs > 1
+            self._changed(runs=False)
             return np.array([tail.start])
         slots = self._find_slots(tail[:count], count)
         if self._open_from is None:
@@ -207,7 +173,7 @@ class Block:
             self._add_runs(np.array([length]), np.array([length + self._origin]))
         self._slots.extend(slots)
         self._token_ids.extend(token_ids)
-        self._runs_version += self.num_runs > 1
+        self._changed(runs=False)
         return np.array(slots)
 
     def link(self, step: Block) -> None:
@@ -229,6 +195,7 @@ class Block:
         self._slots.extend(step.slots)
         self._token_ids.extend(step.token_ids)
         self._add_runs(step.run_starts + length, step.run_positions)
+        self._changed(runs=False)
         self._open_from = None
         step._forget(0)
         step._held = []
@@ -274,9 +241,9 @@ class Block:
         self._held_first.truncate(int(np.searchsorted(self._held_first.array, length)))
         self._slots.truncate(length)
         self._token_ids.truncate(length)
-        if self.num_runs > 1 or runs < self.num_runs:
-            self._runs_version += 1
-        self._listing = self._listing.cut(length)
+        self._changed(runs=runs < self.num_runs)
+        if self._listing is not None:
+            self._listing.forget(length)
         self._run_start.truncate(runs)
         self._run_position.truncate(runs)
 
@@ -288,7 +255,7 @@ class Block:
         if len(starts):
             self._run_start.extend(starts)
             self._run_position.extend(positions)
-            self._runs_version += 1
+            self._changed(runs=True)
 
     def _writable_tail(self) -> range:
         """The slots behind the last token in its page, if the run goes on there."""

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from hogwild.core.arrays import Int32Array, IntArray
 from hogwild.core.blocks import Block
-from hogwild.core.listing import Listing
 
 UNSEEN = -(1 << 30)  # the turn of a block that a row does not read: every key of it lies in the future
 _BESIDE_LENGTHS = np.array([0, UNSEEN, -UNSEEN])  # of an empty block; what a row's sums begin with, and what ends that
@@ -50,7 +49,7 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """The runs of some blocks as they are listed (`Block.listing`), one block after the other: N in all.."""
+    """The runs of some blocks as they are listed (`Block.list_runs`), one block after the other: N in all.."""
 
     counts: IntArray  # [B] how many runs each block has
     start: IntArray  # [N] place in its block's list of the run's first key
@@ -69,7 +68,8 @@ class Runs:
     @cached_property
     def largest_shift(self) -> int:
         """The largest of `|shift|`."""
-        return int(np.abs(self.shift).max())
+        shift = np.abs(self.shift)
+        return int(shift[shift.argmax()])
 
     def of_each(self, of_blocks: _A) -> _A:
         """`[.., N]` from `[.., B]`: what is given for each block, for each of its runs."""
@@ -148,18 +148,16 @@ class Frame:
 
         The runs are the same object while no block's runs have changed.
         """
-        listings = [block.listing for block in self._listed]
         versions = [block.runs_version for block in self._listed]
         if versions != self._versions:
-            self._versions, self._runs = versions, _runs(listings)
+            self._versions, self._runs = versions, _runs(self._listed)
             self.origins = np.array([view[-1].origin for view in self.views])  # [R] of the own blocks
-        slots, index = [listing.slots for listing in listings], [listing.index for listing in listings]
+        slots, index = zip(*[block.list_keys() for block in self._listed], strict=True)
         return self._runs, np.array(list(map(len, slots))), _joined(slots, np.int32), _joined(index, np.int32)
 
 
-def _runs(listings: Sequence[Listing]) -> Runs:
-    start = [listing.run_starts for listing in listings]
-    shift = [listing.run_shifts for listing in listings]
+def _runs(blocks: Sequence[Block]) -> Runs:
+    start, shift = zip(*[block.list_runs() for block in blocks], strict=True)
     return Runs(np.array(list(map(len, start))), _joined(start, np.int64), _joined(shift, np.int64))
 
 

@@ -11,7 +11,7 @@ Equal items keep a GPU busy, but where they are cut depends on the whole pass. C
 
 A key is read when `0 <= distance < window`, with `distance = token_index + turn - index` (see `GroupPlan`); its query
 is turned by `turn + shift - origin`, which `offsets` lists beside `turns`. So nothing here depends on the layer. The
-indices of a segment ascend, but need not follow one another: each column has its own, and a segment the first and last.
+indices of a segment ascend, but need not follow one another, so each column has its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class WorkList:
     tokens: Int32Array  # [T, 5] index in own block, first of its row's turns, place in its chunk, start, end in `order`
     items: Int32Array  # [I, 5] first token, number of tokens, first segment, end of its segments, block (-1: several)
     order: Int32Array  # [..] the items that a token adds up, one after another
-    segments: Int32Array  # [S, 5] run, index in its block of its first key and of its last one, first column, keys
+    segments: Int32Array  # [S, 3] run, first column, number of keys
     turns: Int32Array  # [..] for each row of each group: the turn for each of the group's runs, or UNSEEN
     offsets: Int32Array  # [..] the same with the shift of the run, or 0: how far a query is turned
     column_slots: Int32Array  # [C] where the K/V of each column lies in the pool
@@ -117,13 +117,13 @@ def _cut_group(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> WorkList:
 def _joined(parts: Sequence[WorkList], groups: Sequence[GroupPlan], num_tokens: int) -> WorkList:
     """The work of all groups; a token of a group that is not among them has no items."""
     tokens, none = np.zeros((num_tokens, 5), dtype=np.int32), np.empty((0, 5), dtype=np.int32)
-    tables: list[tuple[Int32Array, ...]] = [(none, none[:, 0], none, *[none[:, 0]] * 4)]
+    tables: list[tuple[Int32Array, ...]] = [(none, none[:, 0], none[:, :3], *[none[:, 0]] * 4)]
     items = places = segments = turns = columns = 0
     for part, group in zip(parts, groups, strict=True):
         start = group.token_start
         tokens[start : start + group.num_tokens] = part.tokens + _numbers(0, turns, 0, places, places)
         of_items = part.items + _numbers(start, 0, segments, segments, 0)
-        of_segments = part.segments + _numbers(0, 0, 0, columns, 0)
+        of_segments = part.segments + _numbers(0, columns, 0)
         tables.append((of_items, part.order + items, of_segments, part.turns, part.offsets))
         tables[-1] += (part.column_slots, part.column_index)
         items, places, segments = items + part.num_items, places + len(part.order), segments + len(of_segments)
@@ -151,15 +151,13 @@ def _fixed(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> _Fixed:
 
 
 def _segments(group: GroupPlan, pieces: _Pieces) -> Int32Array:
-    """`[s, 5]` as in `WorkList`."""
-    edges = group.run_start.take(pieces.run) + pieces.skipped
-    first, end = edges[:-1], edges[1:]
-    segments = np.empty((len(first), 5), dtype=np.int32)
+    """`[s, 3]` as in `WorkList`."""
+    edges = group.run_start.take(pieces.run)
+    edges += pieces.skipped
+    segments = np.empty((len(edges) - 1, 3), dtype=np.int32)
     segments[:, 0] = pieces.run[:-1]
-    segments[:, 1] = group.column_index.take(first)
-    segments[:, 2] = group.column_index.take(end - 1)
-    segments[:, 3] = first
-    segments[:, 4] = end - first
+    segments[:, 1] = edges[:-1]
+    segments[:, 2] = edges[1:] - edges[:-1]
     return segments
 
 

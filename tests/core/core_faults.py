@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hogwild.core.arrays import IntArray
-from hogwild.core.blocks import Block, IntBuffer
+from hogwild.core.arrays import IntArray, IntBuffer
+from hogwild.core.blocks import Block
 from hogwild.core.pool import Leftovers, PagePool, Reservation
 
 Patch = pytest.MonkeyPatch

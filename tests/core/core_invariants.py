@@ -122,14 +122,14 @@ def runs_are_long(world: World) -> None:
 @invariant("a listing holds every key once, span by span, and in each span shift by shift")
 def listings_are_whole(world: World) -> None:
     for twin in world.twins:
-        made = twin.block.listing
-        runs = np.arange(len(made.run_starts)).repeat(np.diff(made.run_starts, append=len(made)))
+        (slots, index), (starts, run_shifts) = twin.block.list_keys(), twin.block.list_runs()
         shifts = [key.position - i for i, key in enumerate(twin.keys)]
         expected = sorted(range(len(twin.keys)), key=lambda i: (i // listing.SPAN, shifts[i], i))
-        equal(made.index.tolist(), expected, "indices")
-        equal(made.slots.tolist(), twin.block.slots[made.index].tolist(), "slots")
-        equal(made.run_shifts[runs].tolist(), [shifts[i] for i in expected], "shifts")
-        equal(np.flatnonzero(np.diff(made.run_shifts) == 0).tolist(), [], "runs that go on")
+        equal(index.tolist(), expected, "indices")
+        equal(slots.tolist(), twin.block.slots[index].tolist(), "slots")
+        listed = run_shifts.repeat(np.diff(starts, append=len(index)))
+        equal(listed.tolist(), [shifts[i] for i in expected], "shifts")
+        equal(np.flatnonzero(np.diff(run_shifts) == 0).tolist(), [], "runs that go on")
 
 
 @invariant("keys never change after they were written")

@@ -195,24 +195,53 @@ LISTED = "a listing holds every key once, span by span, and in each span shift b
 
 @fault(LISTED)
 def a_span_that_has_grown_is_not_sorted_anew(patch: Patch) -> None:
-    patch.setattr(listing.Listing, "cut", lambda self, length: self if length >= len(self) else listing.NOTHING)
+    add = listing.Listing._add_span
+
+    def added(self: listing.Listing, slots: IntArray, starts: IntArray, positions: IntArray, begin: int) -> None:
+        with patch.context() as inner:
+            inner.setattr(listing, "SPAN", 1 << 20)
+            add(self, slots, starts, positions, begin)
+
+    patch.setattr(listing.Listing, "_add_span", added)
 
 
 @fault(LISTED)
-def keys_are_sorted_over_spans(patch: Patch) -> None:
-    pieces = listing._pieces
+def what_was_listed_of_a_span_that_has_grown_stays(patch: Patch) -> None:
+    forget = listing.Listing.forget
 
-    def mixed(*args: Any) -> Any:
-        first, counts, shift = pieces(*args)
-        order = shift.argsort(kind="stable")
-        return first[order], counts[order], shift[order]
+    def forgotten(self: listing.Listing, length: int) -> None:
+        with patch.context() as inner:
+            inner.setattr(listing, "SPAN", 1)
+            forget(self, length)
 
-    patch.setattr(listing, "_pieces", mixed)
+    patch.setattr(listing.Listing, "forget", forgotten)
+
+
+@fault(LISTED)
+def runs_go_on_from_span_to_span_whatever_their_shift(patch: Patch) -> None:
+    class Deaf(listing.IntBuffer):
+        last = property(lambda self: Anything())
+
+    patch.setattr(listing, "IntBuffer", Deaf)
+
+
+class Anything:
+    """Equal to every number."""
+
+    __hash__ = None
+
+    def __ne__(self, other: object) -> bool:
+        return False
 
 
 @fault(LISTED)
 def keys_are_listed_in_the_order_of_tokens(patch: Patch) -> None:
-    patch.setattr(np, "lexsort", lambda keys: np.arange(len(keys[0])))
+    class Unsorted(np.ndarray[Any, Any]):
+        def argsort(self, *args: Any, **options: Any) -> IntArray:
+            return np.arange(len(self))
+
+    run_positions = Block.run_positions.fget
+    patch.setattr(Block, "run_positions", property(lambda self: run_positions(self).view(Unsorted)))
 
 
 # Tiles

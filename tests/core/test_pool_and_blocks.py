@@ -112,14 +112,15 @@ def test_a_block_that_is_cut_and_written_anew_is_listed_anew() -> None:
     for length in (3, 5, 2, 4):
         step.append(range(length))
         common.link(step)
-    before = common.listing
+    before = [array.tolist() for array in common.list_keys()]
     common.truncate(9)
     step.append([7])  # takes what was left, so that the tokens come to lie elsewhere
     common.append(range(5))
-    assert len(common.listing) == len(before)
-    assert common.listing.slots.tolist() != before.slots.tolist()
-    assert common.listing.slots.tolist() == common.slots[common.listing.index].tolist()
-    assert sorted(common.listing.index.tolist()) == list(range(len(common)))
+    slots, index = (array.tolist() for array in common.list_keys())
+    assert len(slots) == len(before[0])
+    assert slots != before[0]
+    assert slots == common.slots[index].tolist()
+    assert sorted(index) == list(range(len(common)))
 
 
 def test_fork_then_write_leaves_the_other_side() -> None:

@@ -66,20 +66,10 @@ def a_key_carries_the_index_of_the_one_before(patch: Patch) -> None:
     _tables(patch, lambda made: replace(made, column_index=np.roll(made.column_index, 1)))
 
 
-@fault("segments begin at a tile of their run and end in it")
-def the_last_index_is_counted_from_the_first(patch: Patch) -> None:
-    """As if no key of another shift stood between."""
-
-    def change(segments: Any) -> None:
-        segments[:, 2] = segments[:, 1] + segments[:, 4] - 1
-
-    _segments(patch, change)
-
-
 @fault(ONCE)
 def the_last_key_of_a_segment_is_dropped(patch: Patch) -> None:
     def change(segments: Any) -> None:
-        segments[:, 4] -= 1
+        segments[:, 2] -= 1
 
     _segments(patch, change)
 
@@ -87,14 +77,14 @@ def the_last_key_of_a_segment_is_dropped(patch: Patch) -> None:
 @fault(ONCE)
 def segments_overlap_by_a_key(patch: Patch) -> None:
     def change(segments: Any) -> None:
-        segments[:-1, 4] += 1
+        segments[:-1, 2] += 1
 
     _segments(patch, change)
 
 
 @fault(ONCE)
 def a_later_group_reads_the_turns_of_the_first(patch: Patch) -> None:
-    _numbers_of_groups(patch, lambda a, b, c, d, e: (a, 0, c, d, e))
+    _numbers_of_groups(patch, lambda a, b, c, *rest: (a, 0, c, *rest) if rest else (a, b, c))
 
 
 @fault(ONCE)
@@ -114,28 +104,22 @@ def rows_are_swapped(patch: Patch) -> None:
 
 @fault("segments begin at a tile of their run and end in it")
 def a_later_group_reads_the_columns_of_the_first(patch: Patch) -> None:
-    """Of the tables of a group only segments have a number in the fourth column alone."""
-    _numbers_of_groups(
-        patch, lambda a, b, c, d, e: (a, b, c, d if e else 0, e) if a == b == c == 0 else (a, b, c, d, e)
-    )
+    """Of the tables of a group only segments have three columns."""
+    _numbers_of_groups(patch, lambda *numbers: (0, 0, 0) if len(numbers) == 3 else numbers)
 
 
 @fault("segments begin at a tile of their run and end in it")
 def items_are_cut_within_a_tile(patch: Patch) -> None:
     """The run is cut between keys, not between tiles."""
 
-    def change(made: WorkList) -> WorkList:
-        segments = made.segments.copy()
-        goes_on = (segments[1:, 0] == segments[:-1, 0]) & (segments[1:, 3] == segments[:-1, 3] + segments[:-1, 4])
-        follows = np.flatnonzero(goes_on & (segments[1:, 4] > 1))
-        segments[follows, 4] += 1
-        segments[follows + 1, 4] -= 1
-        segments[follows + 1, 3] += 1
-        segments[:, 1] = made.column_index[segments[:, 3]]
-        segments[:, 2] = made.column_index[segments[:, 3] + segments[:, 4] - 1]
-        return replace(made, segments=segments)
+    def change(segments: Any) -> None:
+        goes_on = (segments[1:, 0] == segments[:-1, 0]) & (segments[1:, 1] == segments[:-1, 1:].sum(axis=1))
+        follows = np.flatnonzero(goes_on & (segments[1:, 2] > 1))
+        segments[follows, 2] += 1
+        segments[follows + 1, 2] -= 1
+        segments[follows + 1, 1] += 1
 
-    _tables(patch, change)
+    _segments(patch, change)
 
 
 @fault("the tables of tokens and of items agree")

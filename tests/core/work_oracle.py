@@ -133,7 +133,7 @@ def items_are_balanced(cut: Cut) -> None:
         total = int((-(-np.diff(group.run_start) // cut.tile)).sum())
         splits = len(items) // chunks
         assert splits * chunks == len(items)
-        keys = cut.list.segments[:, 4]
+        keys = cut.list.segments[:, 2]
         tiles = [int((-(-keys[first:end] // cut.tile)).sum()) for first, end in items[:, 2:4]]
         assert max(tiles) <= -(-total // splits), f"{max(tiles)} of {total} tiles in one of {splits} splits"
 
@@ -142,14 +142,13 @@ def items_are_balanced(cut: Cut) -> None:
 def segments_are_whole_tiles(cut: Cut) -> None:
     runs = [run for group in cut.case.plan.groups for run in range(group.num_runs)]
     first_run = np.cumsum([0, *(group.num_runs for group in cut.case.plan.groups)])
-    for run, first, last, column, num_keys in cut.list.segments.tolist():
+    for run, column, num_keys in cut.list.segments.tolist():
         assert num_keys > 0
         place, begin, end = _run_of_column(cut, first_run, column)
         assert begin <= column < column + num_keys <= end
         assert (column - begin) % cut.tile == 0
         assert num_keys % cut.tile == 0 or column + num_keys == end, "a tile is cut in two"
         assert run == runs[place]
-        assert [first, last] == cut.list.column_index[[column, column + num_keys - 1]].tolist(), "first and last index"
 
 
 @check("items of a span follow the own view alone")
@@ -162,7 +161,7 @@ def spans_follow_the_view(cut: Cut) -> None:
             tiles = [(b, key) for b in seen for key in _tile_starts(group, b, cut.tile)[:: cut.span]]
             begin, end = cut.list.tokens[group.token_start + t, 3:]
             items = cut.list.items[cut.list.order[begin:end]]
-            firsts = cut.list.segments[items[:, 2], 1]
+            firsts = cut.list.column_index[cut.list.segments[items[:, 2], 1]]
             assert list(zip(items[:, 4].tolist(), firsts.tolist(), strict=True)) == tiles, f"token {t}"
 
 
@@ -189,7 +188,7 @@ def tables_are_int32(cut: Cut) -> None:
     for table in (made.tokens, made.items, made.order, made.segments, made.turns, made.offsets, *columns):
         assert table.dtype == np.int32
         assert table.flags.c_contiguous
-    assert [made.tokens.shape[1], made.items.shape[1], made.segments.shape[1]] == [5, 5, 5]
+    assert [made.tokens.shape[1], made.items.shape[1], made.segments.shape[1]] == [5, 5, 3]
     for name in ("column_slots", "column_index"):
         expected = np.concatenate([getattr(group, name) for group in cut.case.plan.groups])
         assert getattr(made, name).tolist() == expected.tolist(), name
@@ -223,7 +222,7 @@ def _read_by(made: WorkList, token: int) -> Iterator[Array]:
     """`[n, 2]` columns that a token reads in all of its items, and how far its query is turned for each."""
     token_index, first_turn, _, first_item, end = (int(x) for x in made.tokens[token])
     for first_segment, end_segment in made.items[made.order[first_item:end], 2:4].tolist():
-        for run, _, _, column, num_keys in made.segments[first_segment:end_segment].tolist():
+        for run, column, num_keys in made.segments[first_segment:end_segment].tolist():
             turned, offset = int(made.turns[first_turn + run]), int(made.offsets[first_turn + run])
             index = made.column_index[column : column + num_keys]
             seen = np.flatnonzero(token_index + turned - index >= 0)
@@ -257,7 +256,7 @@ def _partial(case: AttentionCase, made: WorkList, item: list[int]) -> tuple[Arra
     start, count, first, end, _ = item
     segments = made.segments[first:end].tolist()
     scores = np.concatenate([_scores(case, made, slice(start, start + count), part) for part in segments], axis=-1)
-    columns = np.concatenate([np.arange(column, column + keys) for *_, column, keys in segments])
+    columns = np.concatenate([np.arange(column, column + keys) for _, column, keys in segments])
     values = case.values[:, made.column_slots[columns]].astype(np.float64)
     most = scores.max(axis=-1, keepdims=True)
     weights = np.exp(scores - np.where(np.isinf(most), 0, most))
@@ -270,7 +269,7 @@ def _partial(case: AttentionCase, made: WorkList, item: list[int]) -> tuple[Arra
 
 def _scores(case: AttentionCase, made: WorkList, tokens: slice, segment: list[int]) -> Array:
     """`[K, n * G, keys]` masked scores of a chunk's queries against one segment."""
-    run, _, _, column, num_keys = segment
+    run, column, num_keys = segment
     keys = case.keys[:, made.column_slots[column : column + num_keys]].astype(np.float64)
     kv_heads, _, key_dim = keys.shape
     rows = made.tokens[tokens].astype(np.int64)

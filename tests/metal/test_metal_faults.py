@@ -31,7 +31,9 @@ FAULTS = {
     "rotation starts one feature early": ("", "feature - rotary.start", "feature - rotary.start + 1"),
     "causality off by one": ("", "uint(reach - index) <", "uint(reach - index - 1) <"),
     "window off by one": ("", "uint(reach - index) < uint(window)", "uint(reach - index) <= uint(window)"),
-    "a visible tile is skipped": ("", "reach.most < index ", "reach.most < index + 8 "),
+    "a visible tile is skipped": ("", "reach.most < first ", "reach.most < first + 8 "),
+    "a tile is skipped though its last key is seen": ("", "reach.least - last >=", "reach.least - first >="),
+    "indices without gaps": ("", "index_at(tables, column + int(lane))", "index_at(tables, column) + int(lane)"),
     "a tile is skipped though a row sees it": ("", "simd_min(reach < 0", "simd_max(reach < 0"),
     "no soft cap": ("", "softcap > 0.0f", "false"),
     "vector: rows swapped": ("attend_vector", "row % group_size", "(row + 1) % group_size"),
@@ -97,6 +99,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"window": 30, "pairing": "interleaved"},
     {"softcap": 0.5, "sinks": 0.5},
     {"loudness": 30.0},
+    {"steps": 14, "window": 70},
 )
 IN_8_BITS: tuple[dict[str, Any], ...] = ({"kv_dtype": "int8"},)
 

@@ -85,17 +85,17 @@ def attend(
         unit = tl.full([BLOCK_ROWS], 1e-30, tl.float32)
 
     for segment in range(first_segment, end_segment):
-        run = tl.load(segments + segment * 5)
-        first_index = tl.load(segments + segment * 5 + 1)
-        column = tl.load(segments + segment * 5 + 3)
-        num_keys = tl.load(segments + segment * 5 + 4)
+        run = tl.load(segments + segment * 3)
+        column = tl.load(segments + segment * 3 + 1)
+        num_keys = tl.load(segments + segment * 3 + 2)
+        first_index = tl.load(column_index + column)
         turn = tl.load(turns + first_turn + run, mask=live, other=UNSEEN)
         reach = position + turn  # the index that stands at distance 0
         # The nth key's index is at least the first one's and n more, and the last one's less those between.
         end = tl.minimum(num_keys, tl.max(reach, 0) - first_index + 1)
         start = 0
         if HAS_WINDOW:
-            last_index = tl.load(segments + segment * 5 + 2)
+            last_index = tl.load(column_index + column + num_keys - 1)
             nearest = tl.min(tl.where(turn == UNSEEN, FAR, reach), 0) - window + 1
             start = tl.maximum(0, nearest - (last_index - num_keys + 1))
             start = start // TILE * TILE  # who else is in the chunk must not move the tiles

@@ -62,7 +62,7 @@ class Item {
 
   void compute() {
     const int64_t end = end_of(info_[3] - 1);
-    for (tile_ = layer_.segments[info_[2] * 5 + 3]; tile_ < end; tile_ += COLUMNS) {
+    for (tile_ = layer_.segments[info_[2] * 3 + 1]; tile_ < end; tile_ += COLUMNS) {
       filled_ = std::min<int64_t>(COLUMNS, end - tile_);
       int32_t low = layer_.column_index[tile_], high = low;
       for (int64_t c = tile_; c < tile_ + filled_; ++c) {  // without a branch, unlike std::minmax_element
@@ -107,7 +107,7 @@ class Item {
     for (int64_t d = 0; d < dim; ++d) swapped[d] = plain[layer_.partners[d]];
   }
 
-  int64_t end_of(int64_t segment) const { return layer_.segments[segment * 5 + 3] + layer_.segments[segment * 5 + 4]; }
+  int64_t end_of(int64_t segment) const { return layer_.segments[segment * 3 + 1] + layer_.segments[segment * 3 + 2]; }
 
   // Turns the queries from where they are for the block to the segment at hand.
   void turn() {

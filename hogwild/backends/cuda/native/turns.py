@@ -44,7 +44,7 @@ def _shifts(plan: ForwardPlan, work: WorkList) -> IntArray:
     """`[S]`; the runs of a group are numbered from 0, and its columns stand behind those of the group before."""
     last_columns = np.cumsum([group.num_columns for group in plan.groups])
     first_runs = np.cumsum([0, *(group.num_runs for group in plan.groups)])
-    groups = last_columns.searchsorted(work.segments[:, 3], side="right")
+    groups = last_columns.searchsorted(work.segments[:, 1], side="right")
     shifts = np.concatenate([group.run_shift for group in plan.groups])
     of_segments: IntArray = shifts[work.segments[:, 0] + first_runs[groups]]
     return of_segments

@@ -41,8 +41,8 @@ inline Item item_at(const device int* tables, int i) {
 }
 
 inline Segment segment_at(const device int* tables, int i) {
-  const device int* row = tables + tables[1] + 5 * i;
-  return {row[0], row[3], row[4]};
+  const device int* row = tables + tables[1] + 3 * i;
+  return {row[0], row[1], row[2]};
 }
 
 inline Token token_at(const device int* tables, int i) {
