@@ -206,18 +206,6 @@ def a_span_that_has_grown_is_not_sorted_anew(patch: Patch) -> None:
 
 
 @fault(LISTED)
-def what_was_listed_of_a_span_that_has_grown_stays(patch: Patch) -> None:
-    forget = listing.Listing.forget
-
-    def forgotten(self: listing.Listing, length: int) -> None:
-        with patch.context() as inner:
-            inner.setattr(listing, "SPAN", 1)
-            forget(self, length)
-
-    patch.setattr(listing.Listing, "forget", forgotten)
-
-
-@fault(LISTED)
 def runs_go_on_from_span_to_span_whatever_their_shift(patch: Patch) -> None:
     class Deaf(listing.IntBuffer):
         last = property(lambda self: Anything())
