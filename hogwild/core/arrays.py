@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,16 +12,13 @@ IntArray: TypeAlias = NDArray[np.int64]
 Int32Array: TypeAlias = NDArray[np.int32]
 
 
+_NUMBERS = np.arange(1 << 14, dtype=np.int32)
+_NUMBERS.flags.writeable = False
+
+
 def count_to(length: int) -> Int32Array:
-    """0, 1 .. length - 1, as a read-only view of numbers that are made once."""
-    return _numbers(1 << max(length - 1, 0).bit_length())[:length]
-
-
-@cache
-def _numbers(size: int) -> Int32Array:
-    numbers = np.arange(size, dtype=np.int32)
-    numbers.flags.writeable = False
-    return numbers
+    """0, 1 .. length - 1; without work for as many tokens as a block usually has."""
+    return _NUMBERS[:length] if length <= len(_NUMBERS) else np.arange(length, dtype=np.int32)
 
 
 class IntBuffer:

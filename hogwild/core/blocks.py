@@ -6,7 +6,7 @@ the positions at which they were written. Where a run's slots lie in memory does
 
 A step's keys are therefore stored at the positions that they will have once it is published, as far as can be told when
 it is begun (`origin`): then runs of many steps are asked by few different queries, and some go on in one another.
-`Block.list_keys` gives them in the order in which they are read.
+`Block.listed` gives them in the order in which they are read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from hogwild.core.arrays import Int32Array, IntArray, IntBuffer, count_to
-from hogwild.core.listing import Listing
+from hogwild.core.listing import Listed, Listing
 from hogwild.core.pool import Leftovers, PagePool
 from hogwild.errors import LayoutError, OptionError
 
@@ -55,9 +55,9 @@ class Block:
         self._run_position = IntBuffer()  # rotary position of each run's first key
         self._open_from: int | None = None  # the token from which on it was appended to, None: since it was linked to
         self._is_forked = False  # whether another block may hold some of the slots
-        self._runs_version = 0
-        self._keys: tuple[Int32Array, Int32Array] | None = None  # what `list_keys` gave last
-        self._runs: tuple[IntArray, IntArray] | None = None
+        self._version = 0
+        self._listed: Listed | None = None  # as it was when it was asked for last
+        self._is_listed = False  # whether nothing has changed since
         self._listing: Listing | None = None  # a step that is being written needs none
 
     def __len__(self) -> int:
@@ -101,36 +101,28 @@ class Block:
         """How many runs the block consists of."""
         return len(self._run_start)
 
-    def list_keys(self) -> tuple[Int32Array, Int32Array]:
-        """The keys in the order in which they are read: `[n]` where K/V of each lies in the pool, and its index."""
-        if self._keys is None:  # most blocks do not change between two passes, and a plan asks all of them
-            self._keys = self._listed().keys if self.num_runs > 1 else (self.slots, count_to(len(self)))
-        return self._keys
+    def listed(self) -> Listed:
+        """The keys in the order in which they are read; valid until the block changes."""
+        last = self._listed
+        if last is None or last.version != self._version:
+            last = self._listed = self._list_anew()
+        elif not self._is_listed:  # as the blocks that are written, in every pass
+            count = count_to(len(self._slots))
+            last = self._listed = Listed(self.slots, count, last.run_starts, last.run_shifts, last.version)
+        self._is_listed = True
+        return last
 
-    def list_runs(self) -> tuple[IntArray, IntArray]:
-        """In that order, `[N]` the place of each run's first key, and the shift of its keys, see `Listing`."""
-        if self._runs is None:
-            one = self.run_starts, self.run_positions - self.run_starts
-            self._runs = self._listed().runs if self.num_runs > 1 else one
-        return self._runs
-
-    def _listed(self) -> Listing:
-        if self._listing is None:
-            self._listing = Listing()
-        self._listing.update(self.slots, self.run_starts, self.run_positions)
-        return self._listing
+    def _list_anew(self) -> Listed:
+        starts, positions = self.run_starts, self.run_positions
+        if self.num_runs > 1:
+            self._listing = self._listing or Listing()
+            return self._listing.update(self.slots, starts, positions, self._version)
+        return Listed(self.slots, count_to(len(self)), starts, positions - starts, self._version)
 
     def _changed(self, *, runs: bool) -> None:
-        """What was listed is not so any more. runs: nor are the runs, but for a single one that only grew."""
-        self._keys = None
-        if runs or self.num_runs > 1:
-            self._runs = None
-            self._runs_version += 1
-
-    @property
-    def runs_version(self) -> int:
-        """Another number than before when other runs are listed, apart from a last one that only grew."""
-        return self._runs_version
+        """What was listed is not so any more. runs: nor are the runs, if there is only one."""
+        self._is_listed = False
+        self._version += runs or self.num_runs > 1
 
     @property
     def page_ids(self) -> tuple[int, ...]:

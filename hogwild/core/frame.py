@@ -8,7 +8,7 @@ blocks stand in them, whichever blocks they are.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -49,7 +49,7 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """The runs of some blocks as they are listed (`Block.list_runs`), one block after the other: N in all.."""
+    """The runs of some blocks as they are listed (`Block.listed`), one block after the other: N in all.."""
 
     counts: IntArray  # [B] how many runs each block has
     start: IntArray  # [N] place in its block's list of the run's first key
@@ -141,24 +141,19 @@ class Frame:
         self.shape = shape_of(tuple([tuple(map(number.__getitem__, view)) for view in views]))
         blocks = list(number)
         self._listed = [blocks[i] for i in self.shape.listed]
-        self._versions: list[int] = []
+        self._versions: tuple[int, ...] = ()
 
     def list_runs(self) -> tuple[Runs, IntArray, Int32Array, Int32Array]:
         """Runs, lengths `[B]`, slots and indices `[C]` of the listed blocks as they are now; sets `origins`.
 
         The runs are the same object while no block's runs have changed.
         """
-        versions = [block.runs_version for block in self._listed]
+        slots, index, starts, shifts, versions = zip(*[block.listed() for block in self._listed], strict=True)
         if versions != self._versions:
-            self._versions, self._runs = versions, _runs(self._listed)
+            counts = np.array(list(map(len, starts)))
+            self._versions, self._runs = versions, Runs(counts, _joined(starts, np.int64), _joined(shifts, np.int64))
             self.origins = np.array([view[-1].origin for view in self.views])  # [R] of the own blocks
-        slots, index = zip(*[block.list_keys() for block in self._listed], strict=True)
         return self._runs, np.array(list(map(len, slots))), _joined(slots, np.int32), _joined(index, np.int32)
-
-
-def _runs(blocks: Sequence[Block]) -> Runs:
-    start, shift = zip(*[block.list_runs() for block in blocks], strict=True)
-    return Runs(np.array(list(map(len, start))), _joined(start, np.int64), _joined(shift, np.int64))
 
 
 def _joined(arrays: Iterable[Any], dtype: type[_N]) -> NDArray[_N]:

@@ -8,6 +8,8 @@ and for all: what is published later moves nothing in it.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from hogwild.core.arrays import Int32Array, IntArray, IntBuffer
@@ -16,24 +18,24 @@ SPAN = 1024
 """Keys that are sorted together: as long as positions go on, see `blocks.PERIOD`; longer ones save few runs."""
 
 
-class Listing:
+class Listed(NamedTuple):
     """The n keys of a block in N runs; within a run they have one shift and ascending indices."""
+
+    slots: Int32Array  # [n] where the K/V of each key lies in the pool
+    indices: Int32Array  # [n] where each key stands in the block
+    run_starts: IntArray  # [N] place in this order of each run's first key
+    run_shifts: IntArray  # [N]
+    version: int  # another one where runs differ, apart from a last one that only grew
+
+
+class Listing:
+    """What was listed of a block that has several runs."""
 
     __slots__ = ("_index", "_run_shift", "_run_start", "_slots")
 
     def __init__(self) -> None:
         self._slots, self._index = IntBuffer(dtype=np.int32), IntBuffer(dtype=np.int32)
         self._run_start, self._run_shift = IntBuffer(), IntBuffer()
-
-    @property
-    def keys(self) -> tuple[Int32Array, Int32Array]:
-        """Where the K/V of each key lies in the pool, and its index in the block, `[n]` each."""
-        return self._slots.array, self._index.array
-
-    @property
-    def runs(self) -> tuple[IntArray, IntArray]:
-        """The place of each run's first key in this order, and the run's shift, `[N]` each."""
-        return self._run_start.array, self._run_shift.array
 
     def forget(self, length: int) -> None:
         """Forget the spans that hold anything but the block's first `length` tokens."""
@@ -42,8 +44,8 @@ class Listing:
         for buffer, kept in ((self._slots, end), (self._index, end), (self._run_start, runs), (self._run_shift, runs)):
             buffer.truncate(kept)
 
-    def update(self, slots: Int32Array, starts: IntArray, positions: IntArray) -> None:
-        """List the keys of a block that has grown.
+    def update(self, slots: Int32Array, starts: IntArray, positions: IntArray, version: int) -> Listed:
+        """List the keys of a block that has grown; valid until the next call.
 
         slots: `[m]` those of its tokens. starts, positions: index and position of the first token of each of its runs.
         """
@@ -51,13 +53,16 @@ class Listing:
             self.forget(len(slots))
             for begin in range(len(self._slots), len(slots), SPAN):
                 self._add_span(slots, starts, positions, begin)
+        arrays = self._slots.array, self._index.array, self._run_start.array, self._run_shift.array
+        return Listed(*arrays, version)
 
     def _add_span(self, slots: Int32Array, starts: IntArray, positions: IntArray, begin: int) -> None:
         end = min(begin + SPAN, len(slots))
         runs = slice(int(starts.searchsorted(begin, side="right")) - 1, int(starts.searchsorted(end)))
-        edges = np.append(starts[runs], end)
-        edges[0] = begin
-        shift = positions[runs] - starts[runs]
+        first, shift = starts[runs], positions[runs] - starts[runs]
+        edges = np.empty(len(first) + 1, dtype=np.int64)
+        edges[:-1] = first
+        edges[0], edges[-1] = begin, end
         order = shift.argsort(kind="stable")
         first, counts, shift = edges.take(order), (edges[1:] - edges[:-1]).take(order), shift.take(order)
         place = begin + counts.cumsum() - counts

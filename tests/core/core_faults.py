@@ -159,7 +159,7 @@ def every_step_is_a_run_of_its_own(patch: Patch) -> None:
     def added(self: Block, starts: IntArray, positions: IntArray) -> None:
         self._run_start.extend(starts)
         self._run_position.extend(positions)
-        self._runs_version += len(starts)
+        self._changed(runs=True)
 
     patch.setattr(Block, "_add_runs", added)
 

@@ -122,7 +122,7 @@ def runs_are_long(world: World) -> None:
 @invariant("a listing holds every key once, span by span, and in each span shift by shift")
 def listings_are_whole(world: World) -> None:
     for twin in world.twins:
-        (slots, index), (starts, run_shifts) = twin.block.list_keys(), twin.block.list_runs()
+        slots, index, starts, run_shifts, _ = twin.block.listed()
         shifts = [key.position - i for i, key in enumerate(twin.keys)]
         expected = sorted(range(len(twin.keys)), key=lambda i: (i // listing.SPAN, shifts[i], i))
         equal(index.tolist(), expected, "indices")
