@@ -1,7 +1,7 @@
 """A model without numbers: tokens are characters, and the test decides what each worker says.
 
 The backend keeps, for each slot, the token and the rotary position that were written, and lays out what every sampled
-row sees as flat text: from the plan's slots, visible ranges and offsets alone. So a test reads a worker's view as text.
+row sees as flat text: from the plan's slots, indices and offsets alone. So a test reads a worker's view as text.
 """
 
 from __future__ import annotations
