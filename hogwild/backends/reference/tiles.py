@@ -2,8 +2,8 @@
 
 The first 64 keys of a run are cut into tiles of 16, so that short steps need little padding, all others into tiles of
 64. So the length of a run, who reads it and where its pages lie change no tile: what a token adds up in one product
-follows from its view alone. Few tiles in a row that lie side by side in memory are read in place; bits do not depend on
-that.
+follows from its view, and from the positions at which that was stored. Few tiles in a row that lie side by side in
+memory are read in place; bits do not depend on that.
 """
 
 from __future__ import annotations
