@@ -24,7 +24,7 @@ from hogwild.core.pool import Reservation
 from hogwild.core.script import Codec, Script
 from hogwild.core.session_blocks import SessionBlocks
 from hogwild.core.shares import SHARED, shares_of_workers
-from hogwild.core.worker import Uniforms, Worker
+from hogwild.core.worker import BannedIds, Uniforms, Worker
 from hogwild.core.writing import Writing
 from hogwild.errors import OptionError
 
@@ -181,10 +181,12 @@ class Session:
 
     def _add_worker(self) -> Worker:
         index = len(self.workers)
+        params = self.options.sampling_of(index)
         worker = Worker(
             index=index,
             name=self.script.name_of(index),
-            params=self.options.sampling_of(index),
+            params=params,
+            banned=BannedIds.of(self._codec, params),
             uniforms=Uniforms(self.options.seed, index),
             own=self.blocks.new(f"worker:{index}"),
             decoder=self._codec.stream_decoder(),
@@ -217,14 +219,17 @@ class Session:
         if feeds and worker.is_active:
             last = feeds.pop()
             row = Row(last.row.view, last.row.token_ids, logits="last")
-            request = worker.request(self._codec, eos_anywhere=not self.options.layout.publish)
+            request = worker.request(eos_anywhere=not self.options.layout.publish)
             feeds.append(Feed(row, worker, request, lambda token: self._writing.take(worker, token)))
         return feeds
 
     def _row(self, worker: Worker, own: Block, ids: Sequence[int]) -> Row:
-        present = [w for w in self.workers if w.joined and (w.ended is None or w.closing or len(w.own) or w is worker)]
         self.blocks.place(own, self.workers)
-        return Row(self.blocks.view(worker, own, present), tuple(ids), logits="none")
+        return Row(self._view(worker, own), tuple(ids), logits="none")
+
+    def _view(self, worker: Worker, own: Block) -> tuple[Block, ...]:
+        present = [w for w in self.workers if w.joined and (w.ended is None or w.closing or len(w.own) or w is worker)]
+        return self.blocks.view(worker, own, present)
 
     # Ending ----------------------------------------------------------------------------------------------------------
 
@@ -278,5 +283,5 @@ class Session:
         """K/V rows of the session, and rows that caches of its workers' own would hold."""
         written = [block for w in self.workers for block in (w.own, w.closing) if block is not None]
         stored = len(self.blocks.common) + self.blocks.num_text_tokens() + sum(map(len, written))
-        joined = [worker for worker in self.workers if worker.joined]
-        return stored, sum(self._row(worker, worker.own, ()).num_visible for worker in joined)
+        views = [self._view(worker, worker.own) for worker in self.workers if worker.joined]
+        return stored, sum(map(len, itertools.chain.from_iterable(views)))

@@ -42,7 +42,7 @@ class SessionBlocks:
         self.layout = layout
         self.common = Block(pages, "common")
         self.published: list[tuple[int, int]] = []
-        self._expand = lru_cache(maxsize=256)(layout.expand)  # the same views are asked for in every pass
+        self._known_view = lru_cache(maxsize=64)(self._make_view)  # the same ones are asked for in nearly every pass
         self._script = script
         self._pages = pages
         self._named: dict[BlockRef, Block] = {}
@@ -85,25 +85,29 @@ class SessionBlocks:
     def is_ready(self, worker: int, workers: Sequence[int]) -> bool:
         """Whether the prompt and every text in this worker's view is stored."""
         waiting = {id(prefill.block) for prefill in self._prefills if prefill.rest}
-        refs = self._expand(worker, tuple(workers))
+        refs = self.layout.expand(worker, workers)
         return self.prompt_is_ready and not any(
             id(self._named[ref]) in waiting for ref in refs if ref.kind in ("text", "label")
         )
 
     def view(self, viewer: Worker, own: Block, present: Sequence[Worker]) -> tuple[Block, ...]:
         """What `viewer` sees when it writes `own`; steps that wait for their last tokens stand after `common`."""
-        by_index = {worker.index: worker for worker in present}
-        closings = [w.closing for w in present if w.closing is not None and w.closing is not own]
+        return self._known_view(viewer.index, own, tuple([(w.index, w.own, w.closing) for w in present]))
+
+    def _make_view(
+        self, viewer: int, own: Block, present: tuple[tuple[int, Block, Block | None], ...]
+    ) -> tuple[Block, ...]:
+        """present: index, block and closing step of each worker that is there."""
+        owns = {index: block for index, block, _ in present} | {viewer: own}
+        closings = [closing for _, _, closing in present if closing is not None and closing is not own]
         blocks: list[Block] = []
-        for ref in self._expand(viewer.index, tuple(sorted(by_index))):
+        for ref in self.layout.expand(viewer, sorted(index for index, _, _ in present)):
             if ref.kind == "common":
                 blocks += [self.common, *closings]
             elif ref.kind != "own":
                 blocks.append(self._named[ref])
-            elif ref.worker == viewer.index:
-                blocks.append(own)
-            elif ref.worker in by_index:
-                blocks.append(by_index[ref.worker].own)
+            elif ref.worker in owns:
+                blocks.append(owns[ref.worker])
         return tuple(blocks)
 
     def publish(self, worker: int, step: Block) -> None:

@@ -17,7 +17,7 @@ indices of a segment ascend, but need not follow one another, so each column has
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, repeat
 from typing import NamedTuple
 
@@ -45,6 +45,11 @@ class WorkList:
     def num_items(self) -> int:
         """I."""
         return len(self.items)
+
+
+_TABLES = tuple(field.name for field in fields(WorkList))
+_ROWS = np.empty((0, 5), dtype=np.int32)
+_NOTHING = WorkList(_ROWS, _ROWS, _ROWS[:, 0], _ROWS[:, :3], *[_ROWS[:, 0]] * 4)
 
 
 def cut_work(
@@ -116,23 +121,24 @@ def _cut_group(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> WorkList:
 
 def _joined(parts: Sequence[WorkList], groups: Sequence[GroupPlan], num_tokens: int) -> WorkList:
     """The work of all groups; a token of a group that is not among them has no items."""
-    tokens, none = np.zeros((num_tokens, 5), dtype=np.int32), np.empty((0, 5), dtype=np.int32)
-    tables: list[tuple[Int32Array, ...]] = [(none, none[:, 0], none[:, :3], *[none[:, 0]] * 4)]
-    items = places = segments = turns = columns = 0
-    for part, group in zip(parts, groups, strict=True):
-        start = group.token_start
-        tokens[start : start + group.num_tokens] = part.tokens + _numbers(0, turns, 0, places, places)
-        of_items = part.items + _numbers(start, 0, segments, segments, 0)
-        of_segments = part.segments + _numbers(0, columns, 0)
-        tables.append((of_items, part.order + items, of_segments, part.turns, part.offsets))
-        tables[-1] += (part.column_slots, part.column_index)
-        items, places, segments = items + part.num_items, places + len(part.order), segments + len(of_segments)
-        turns, columns = turns + len(part.turns), columns + group.num_columns
-    return WorkList(tokens, *map(np.concatenate, zip(*tables, strict=True)))
+    parts = [_NOTHING, *parts]
+    tables = [np.concatenate([getattr(part, name) for part in parts]) for name in _TABLES]
+    counts = np.array([[len(getattr(part, name)) for name in _TABLES] for part in parts], dtype=np.int32)
+    counted, items, places, segments, turns, _, columns, _ = (counts.cumsum(axis=0, dtype=np.int32) - counts).T
+    starts, zero = np.array([0, *(group.token_start for group in groups)], dtype=np.int32), np.zeros_like(items)
+    # What the numbers in a table count has begun in the parts before: so much is added.
+    tables[0] += _repeated(counts[:, 0], zero, turns, zero, places, places)
+    tables[1] += _repeated(counts[:, 1], starts, zero, segments, segments, zero)
+    tables[2] += items.repeat(counts[:, 2])
+    tables[3] += _repeated(counts[:, 3], zero, columns, zero)
+    tokens = np.zeros((num_tokens, 5), dtype=np.int32)
+    tokens[np.arange(len(tables[0])) + (starts - counted).repeat(counts[:, 0])] = tables[0]
+    return WorkList(tokens, *tables[1:])
 
 
-def _numbers(*values: int) -> Int32Array:
-    return np.array(values, dtype=np.int32)
+def _repeated(counts: Int32Array, *columns: Int32Array) -> Int32Array:
+    """`[sum(counts), len(columns)]`: row i of the columns, `counts[i]` times."""
+    return np.stack(columns, axis=1).repeat(counts, axis=0)
 
 
 def _fixed(group: GroupPlan, tile_edges: IntArray, cut: _Cut) -> _Fixed:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from hogwild.core.arrays import IntArray
 from hogwild.core.blocks import Block
 from hogwild.core.events import WorkerReason
 from hogwild.core.plan import Row
 from hogwild.core.sampling import SampleRequest, SamplingParams
 from hogwild.core.script import Codec, StreamDecoder
 from hogwild.core.steps import ends_sentence
+
+NUMBERS_A_COUNT = 4  # that Philox makes
 
 
 class Uniforms:
@@ -23,12 +26,32 @@ class Uniforms:
         self._bits = np.random.Philox(key=key, counter=0)
         self._generator = np.random.Generator(self._bits)
         self._start: Any = self._bits.state
+        self._first, self._drawn = 0, list[float]()  # those of the places from `_first` on
 
     def __getitem__(self, place: int) -> float:
         """A number from 0 up to, but not, 1."""
+        if not 0 <= place - self._first < len(self._drawn):
+            self._draw(place)
+        return self._drawn[place - self._first]
+
+    def _draw(self, place: int) -> None:
+        """Some at once: to set the generator to a place takes longer than to draw. A place is a count of Philox."""
         self._start["state"]["counter"][0] = place
-        self._bits.state = self._start  # several times quicker than another Philox
-        return float(self._generator.random())
+        self._bits.state = self._start
+        self._first, self._drawn = place, self._generator.random(64 * NUMBERS_A_COUNT)[::NUMBERS_A_COUNT].tolist()
+
+
+class BannedIds(NamedTuple):
+    """Tokens that a worker never samples, `but_ends`, and `all` that it does not sample within a sentence."""
+
+    all: IntArray
+    but_ends: IntArray
+
+    @staticmethod
+    def of(codec: Codec, params: SamplingParams) -> BannedIds:
+        """Its parameters' own and the control tokens, ascending; the ends of a text only within a sentence."""
+        both = codec.control_ids, codec.control_ids - codec.eos_ids
+        return BannedIds(*(np.array(sorted(ids.union(params.banned_ids)), dtype=np.int64) for ids in both))
 
 
 @dataclass(slots=True)
@@ -49,6 +72,7 @@ class Worker:
     index: int
     name: str
     params: SamplingParams
+    banned: BannedIds
     uniforms: Uniforms
     own: Block
     decoder: StreamDecoder
@@ -126,14 +150,13 @@ class Worker:
             "released": self.num_released,
         }
 
-    def request(self, codec: Codec, eos_anywhere: bool) -> SampleRequest:
+    def request(self, eos_anywhere: bool) -> SampleRequest:
         """How its next token is sampled: without control tokens, but for an end of text at a sentence's end."""
-        at_boundary = eos_anywhere or not self.step_text.strip() or ends_sentence(self.step_text)
-        banned = codec.control_ids - codec.eos_ids if at_boundary else codec.control_ids
+        may_end = eos_anywhere or not self.step_text.strip() or ends_sentence(self.step_text)
         penalised = self.params.repetition_penalty != 1.0
         return SampleRequest(
             params=self.params,
             uniform=self.uniforms[self.num_sampled],
-            banned_ids=sorted(banned.union(self.params.banned_ids)),
+            banned_ids=self.banned.but_ends if may_end else self.banned.all,
             history_ids=sorted(self.seen) if penalised else (),
         )

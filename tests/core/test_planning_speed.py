@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
+from bench import host as bench_host
 from bench.planning import KINDS, Host, measure
+from hogwild.core.session_blocks import SessionBlocks
 
 GOAL, SLACK = 0.2e-3, 20.0
 
@@ -32,3 +34,12 @@ def test_what_is_measured_is_a_session_that_goes_on() -> None:
     assert kinds == list(KINDS) * 10
     assert published == 10
     assert len(host.common) + sum(map(len, host.owns)) == num_tokens
+
+
+def test_what_a_pass_of_the_engine_costs_is_measured_over_steps_that_are_published(monkeypatch) -> None:
+    published = []
+    publish = SessionBlocks.publish
+    monkeypatch.setattr(SessionBlocks, "publish", lambda *given: published.append(given) or publish(*given))
+    seconds, cutting = bench_host.measure(num_sessions=2, num_workers=2, num_passes=8)
+    assert 0 < cutting < seconds
+    assert len(published) >= 4, "each worker ends a step in the passes before those that are timed"

@@ -45,10 +45,10 @@ def _segments(patch: Patch, change: Callable[[Any], None]) -> None:
     _tables(patch, changed)
 
 
-def _numbers_of_groups(patch: Patch, change: Callable[..., tuple[int, ...]]) -> None:
-    """`change` alters what is added to a row of a group's tables where they are joined to those of other groups."""
-    numbers = work._numbers
-    patch.setattr(work, "_numbers", lambda *values: numbers(*change(*values)))
+def _numbers_of_groups(patch: Patch, change: Callable[..., tuple[Any, ...]]) -> None:
+    """`change` alters what is added to the columns of a group's tables where they are joined to those of others."""
+    repeated = work._repeated
+    patch.setattr(work, "_repeated", lambda counts, *columns: repeated(counts, *change(*columns)))
 
 
 @fault(ATTENTION)
@@ -84,7 +84,7 @@ def segments_overlap_by_a_key(patch: Patch) -> None:
 
 @fault(ONCE)
 def a_later_group_reads_the_turns_of_the_first(patch: Patch) -> None:
-    _numbers_of_groups(patch, lambda a, b, c, *rest: (a, 0, c, *rest) if rest else (a, b, c))
+    _numbers_of_groups(patch, lambda a, b, c, *rest: (a, 0 * b, c, *rest) if rest else (a, b, c))
 
 
 @fault(ONCE)
@@ -105,7 +105,7 @@ def rows_are_swapped(patch: Patch) -> None:
 @fault("segments begin at a tile of their run and end in it")
 def a_later_group_reads_the_columns_of_the_first(patch: Patch) -> None:
     """Of the tables of a group only segments have three columns."""
-    _numbers_of_groups(patch, lambda *numbers: (0, 0, 0) if len(numbers) == 3 else numbers)
+    _numbers_of_groups(patch, lambda a, b, c, *rest: (a, b, c, *rest) if rest else (a, 0 * b, c))
 
 
 @fault("segments begin at a tile of their run and end in it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from fakes import CONTROL, EOS, STYLE, fake_engine
 from invariants import Watch
@@ -10,6 +11,7 @@ from hogwild.core import events as ev
 from hogwild.core.layout import LAYOUTS, Layout, others
 from hogwild.core.options import SessionOptions
 from hogwild.core.sampling import GREEDY, SamplingParams
+from hogwild.core.worker import Uniforms
 from hogwild.errors import LayoutError, OptionError, PoolExhausted, PromptError
 
 SENTENCE = "ab.\n\n"
@@ -435,3 +437,10 @@ def test_random_numbers_depend_on_seed_worker_and_place_alone():
         drawn.append([requests[0].uniform for requests in backend.requests if requests and len(requests) == workers])
     assert drawn[0][:8] == drawn[1][:8]
     assert len(set(drawn[0][:8])) == 8
+
+
+def test_a_random_number_is_the_first_of_its_count_in_whatever_order_it_is_asked_for():
+    key = np.random.SeedSequence([5, 1]).generate_state(2, np.uint64)
+    numbers = Uniforms(5, 1)
+    for place in (0, 1, 63, 64, 65, 2, 1000, 999, 1 << 40, 0):
+        assert numbers[place] == np.random.Generator(np.random.Philox(key=key, counter=place)).random()
