@@ -30,7 +30,7 @@ from hogwild.backends.ranks import Ranks, find_ranks
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.rotary import MAX_OFFSET, OffsetTable
 from hogwild.core.sampling import SampleRequest, SampleResult
-from hogwild.errors import BackendUnavailable, ModelRefused, OptionError
+from hogwild.errors import BackendUnavailable, HogwildError, ModelRefused, OptionError
 from hogwild.models.checkpoint import Checkpoint
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -225,7 +225,7 @@ class MlxBackend:
                 refuse_unfit(found.layers, found.num_heads, found.dtype)
                 self._check(found, kernels, kv_dtype)
                 return "Metal kernels"
-            except ModelRefused as error:
+            except HogwildError as error:
                 if only_kernels:
                     raise
                 kept = f", not Metal kernels: {error}"

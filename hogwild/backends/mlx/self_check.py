@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -27,15 +28,9 @@ def check_against_plain(
     logits_of: runs a plan whose slots are below `num_slots` and gives the logits it asks for.
     """
     tokens = np.linspace(1, vocab_size - 2, NUM_TOKENS).astype(np.int64)
-    try:
+    with _refusing():
         plain = _to_numpy(model(mx.array(tokens)[None], cache=make_prompt_cache(model))[0, _SPLIT:])
         blocks = _over_blocks(tokens, logits_of, num_slots)
-    except HogwildError:
-        raise
-    except Exception as error:  # foreign model code: whatever it raises, the model was not shown to be right
-        raise ModelRefused(
-            "the model fails in the check at load", got=f"{type(error).__name__}: {error}", remedy="use another model"
-        ) from error
     _compare(blocks, plain, dtype, "over shared blocks the model gives other logits than its plain forward")
 
 
@@ -48,8 +43,22 @@ def check_against_operations(
 ) -> None:
     """Raise `ModelRefused` when over one pool, in 8 bits, the kernels give other logits than MLX's operations."""
     tokens = np.linspace(1, vocab_size - 2, NUM_TOKENS).astype(np.int64)
-    expected, found = (_over_blocks(tokens, logits_of, num_slots) for logits_of in (operations, kernels))
+    with _refusing():
+        expected, found = (_over_blocks(tokens, logits_of, num_slots) for logits_of in (operations, kernels))
     _compare(found, expected, dtype, "over K/V in 8 bits the kernels give other logits than MLX's operations")
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Code of models and of drivers: whatever it raises, the model was not shown to be right."""
+    try:
+        yield
+    except HogwildError:
+        raise
+    except Exception as error:
+        raise ModelRefused(
+            "the model fails in the check at load", got=f"{type(error).__name__}: {error}", remedy="use another model"
+        ) from error
 
 
 def _compare(found: NDArray[np.float64], expected: NDArray[np.float64], dtype: Any, what: str) -> None:
