@@ -40,9 +40,10 @@ _CHECK_SLOTS = 64
 def load(checkpoint: Checkpoint, options: LoadOptions) -> Backend:
     """Load a checkpoint and certify it.
 
-    dtype "auto": quantised weights stay quantised; on a GPU everything else stays as stored, on a CPU activations, K/V
-    and plain weights are float32, since MLX computes 16-bit numbers slowly there. "float32" dequantises. "float16" and
-    "bfloat16" keep quantised weights and set the dtype of everything else. "float64" is refused.
+    dtype "auto": quantised weights stay quantised; on a GPU everything else stays as stored (but for GGUF files, see
+    `load_weights`), on a CPU activations, K/V and plain weights are float32, since MLX computes 16-bit numbers slowly
+    there. "float32" dequantises. "float16" and "bfloat16" keep quantised weights and set the dtype of everything else.
+    "float64" is refused.
 
     attention "auto": the Metal kernels on an Apple GPU, if they compute the model and pass the check at load; what was
     chosen stands in `info`.
