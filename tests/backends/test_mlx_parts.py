@@ -21,6 +21,7 @@ from mlx_lm.utils import load_model  # noqa: E402
 
 from hogwild.backends.base import LayerSpec  # noqa: E402
 from hogwild.backends.mlx import MlxBackend, load  # noqa: E402
+from hogwild.backends.mlx import backend as mlx_backend  # noqa: E402
 from hogwild.backends.mlx.hook import SDPA, Dispatch  # noqa: E402
 from hogwild.backends.mlx.pool import KVPool, SlotRows  # noqa: E402
 from hogwild.backends.mlx.rotary_fit import Samples, fit  # noqa: E402
@@ -133,6 +134,20 @@ def test_a_pass_without_logits_is_computed_at_once(tiny: MlxBackend) -> None:
     cache = SharedCache(tiny)
     block = cache.block([1, 2, 3])
     assert np.abs(cache.read_kv(block, 2)[0]).min() > 0
+
+
+def test_memory_that_fits_nothing_more_is_given_back(tiny: MlxBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU MLX keeps an array's memory for another one of nearly that size, which with longer texts never comes."""
+    cleared: list[None] = []
+    monkeypatch.setattr(mx, "clear_cache", lambda: cleared.append(None))
+    monkeypatch.setattr(mlx_backend, "_TIDY_PASSES", 3)
+    cache = SharedCache(tiny, 64)
+    assert len(cleared) == 1  # the pool has grown
+    own = cache.block([1, 2])
+    assert len(cleared) == 2
+    for token in range(6):
+        tiny.to_numpy(cache.forward([Row((own,), (token,))]).logits)
+    assert len(cleared) == 4
 
 
 # --- isolation

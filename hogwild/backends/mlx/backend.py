@@ -35,6 +35,7 @@ from hogwild.models.checkpoint import Checkpoint
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 _CHECK_SLOTS = 64
+_TIDY_PASSES = 256  # as many as in mlx-lm
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> Backend:
@@ -109,6 +110,7 @@ class MlxBackend:
         """
         self._model, self._device = model, device
         self._hook = Hook(model)
+        self._num_passes = 0
         try:
             self._certify(config, kernels, only_kernels, kv_dtype)
         except BaseException:
@@ -145,6 +147,9 @@ class MlxBackend:
         without the vocabulary projection.
         """
         self.reserve(plan.num_slots)
+        self._num_passes += 1
+        if self._num_passes % _TIDY_PASSES == 0:
+            mx.clear_cache()  # arrays become longer with the text, so those that MLX keeps fit nothing that comes
         with mx.stream(self._device):
             if hidden_states:
                 with recorded_layers(self._model) as outputs:
@@ -153,6 +158,7 @@ class MlxBackend:
             logits = self._run(plan)
             if not len(plan.logit_tokens):
                 self._pool.evaluate()
+                mx.clear_cache()  # a long text's arrays are large, and a short one's do not fit in them
             return ForwardResult(logits)
 
     def sample(self, logits: mx.array, requests: Sequence[SampleRequest]) -> SampleResult:
