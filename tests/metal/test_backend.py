@@ -70,6 +70,19 @@ def test_sixteen_bits_pass_the_check_at_load(cpu: CpuStarter, dtype: str, tmp_pa
     assert backend.info.attention == "Metal kernels"
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_the_check_at_load_starts_every_kernel(cpu: CpuStarter, kv_heads: int, tmp_path: Path) -> None:
+    """However many query heads share a kv head: those of few rows, of many, and what adds up."""
+    started = set()
+
+    def start(kernel: Kernel, call: Call) -> list[mx.array]:
+        started.add(kernel.name)
+        return cpu(kernel, call)
+
+    open_with(start, write_tiny_model(tmp_path / "m", num_key_value_heads=kv_heads))
+    assert started == {"hogwild_attend_vector", "hogwild_attend_matrix", "hogwild_merge"}
+
+
 def test_kernels_that_are_wrong_are_not_used(cpu: CpuStarter, tmp_path: Path) -> None:
     """The check at load finds them: `auto` takes MLX's operations and says why, `kernel` refuses the model."""
 
