@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from hogwild.cache import SharedCache  # noqa: E402
 from hogwild.core.plan import Row  # noqa: E402
 from hogwild.core.rotary import NO_ROTARY, RotarySpec, exact_angles, turn  # noqa: E402
 from hogwild.core.sampling import GREEDY, SampleRequest, SamplingParams  # noqa: E402
-from hogwild.errors import ModelRefused, TokenError  # noqa: E402
+from hogwild.errors import CheckpointError, ModelRefused, TokenError  # noqa: E402
 from tests.backends.mlx_models import CPU_FLOAT32, load_folder, plain_logits, write_mlx_model  # noqa: E402
 from tests.tiny_models import write_tiny_model  # noqa: E402
 
@@ -148,6 +149,23 @@ def test_memory_that_fits_nothing_more_is_given_back(tiny: MlxBackend, monkeypat
     for token in range(6):
         tiny.to_numpy(cache.forward([Row((own,), (token,))]).logits)
     assert len(cleared) == 4
+
+
+@pytest.mark.parametrize(("device", "limits"), [("gpu", [7]), ("cpu", [])])
+def test_an_apple_gpu_keeps_what_it_reads_in_memory(
+    device: str, limits: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the weights are loaded, of which there are none here."""
+    found: list[int] = []
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "is_available", lambda device: True)
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 7})
+    monkeypatch.setattr(mx, "set_wired_limit", found.append)
+    monkeypatch.setattr(mx, "stream", lambda device: nullcontext())
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises((CheckpointError, ModelRefused)):
+        load_folder(tmp_path, LoadOptions(device=device))
+    assert found == limits
 
 
 # --- isolation

@@ -79,6 +79,7 @@ def _load(checkpoint: Checkpoint, options: LoadOptions, *, channel: MlxChannel |
     options.refuse_compile("mlx")
     device = _find_device(options.device)
     kernels = _find_kernels(options, device)
+    _keep_in_memory(device)
     with mx.stream(device):
         model = load_weights(checkpoint, _find_dtype(options.dtype, device), keep_quantised=options.dtype != "float32")
         if channel is not None:
@@ -299,6 +300,15 @@ def _find_device(name: str) -> Any:
     if not mx.is_available(kinds[name]):
         raise BackendUnavailable("MLX has no GPU on this machine", expected="a GPU", got=name, remedy="use device cpu")
     return mx.Device(kinds[name])
+
+
+def _keep_in_memory(device: Any) -> None:
+    """Let weights and K/V stay where an Apple GPU reads them, as mlx-lm does while it generates.
+
+    Otherwise macOS may page them out between two passes, which makes a model that fills the memory many times slower.
+    """
+    if device != mx.Device(mx.cpu) and mx.metal.is_available():
+        mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
 
 
 def _find_kernels(options: LoadOptions, device: Any) -> KernelAttention | None:
