@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -149,6 +150,19 @@ def test_memory_that_fits_nothing_more_is_given_back(tiny: MlxBackend, monkeypat
     for token in range(6):
         tiny.to_numpy(cache.forward([Row((own,), (token,))]).logits)
     assert len(cleared) == 4
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "0"), ("1", "1")])
+def test_products_in_float32_are_not_rounded(
+    chosen: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_ENABLE_TF32", "to be put back")
+    if chosen is None:
+        del os.environ["MLX_ENABLE_TF32"]
+    else:
+        os.environ["MLX_ENABLE_TF32"] = chosen
+    importlib.reload(importlib.import_module("hogwild.backends.mlx"))
+    assert os.environ["MLX_ENABLE_TF32"] == expected
 
 
 @pytest.mark.parametrize(("device", "limits"), [("gpu", [7]), ("cpu", [])])
