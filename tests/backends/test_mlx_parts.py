@@ -173,7 +173,8 @@ def test_an_apple_gpu_keeps_what_it_reads_in_memory(
     found: list[int] = []
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     monkeypatch.setattr(mx, "is_available", lambda device: True)
-    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 7})
+    facts = {"max_recommended_working_set_size": 7}
+    monkeypatch.setattr(mx, "device_info", lambda device=None: facts if device == mx.Device(mx.gpu) else {})
     monkeypatch.setattr(mx, "set_wired_limit", found.append)
     monkeypatch.setattr(mx, "stream", lambda device: nullcontext())
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')

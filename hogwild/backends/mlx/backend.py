@@ -308,7 +308,7 @@ def _keep_in_memory(device: Any) -> None:
     Otherwise macOS may page them out between two passes, which makes a model that fills the memory many times slower.
     """
     if device != mx.Device(mx.cpu) and mx.metal.is_available():
-        mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
+        mx.set_wired_limit(int(mx.device_info(device)["max_recommended_working_set_size"]))
 
 
 def _find_kernels(options: LoadOptions, device: Any) -> KernelAttention | None:
