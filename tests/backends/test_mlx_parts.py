@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from mlx_lm.utils import load_model  # noqa: E402
 
 from hogwild.backends.base import LayerSpec  # noqa: E402
 from hogwild.backends.mlx import MlxBackend, load  # noqa: E402
+from hogwild.backends.mlx import backend as mlx_backend  # noqa: E402
 from hogwild.backends.mlx.hook import SDPA, Dispatch  # noqa: E402
 from hogwild.backends.mlx.pool import KVPool, SlotRows  # noqa: E402
 from hogwild.backends.mlx.rotary_fit import Samples, fit  # noqa: E402
@@ -30,7 +33,7 @@ from hogwild.cache import SharedCache  # noqa: E402
 from hogwild.core.plan import Row  # noqa: E402
 from hogwild.core.rotary import NO_ROTARY, RotarySpec, exact_angles, turn  # noqa: E402
 from hogwild.core.sampling import GREEDY, SampleRequest, SamplingParams  # noqa: E402
-from hogwild.errors import ModelRefused, TokenError  # noqa: E402
+from hogwild.errors import CheckpointError, ModelRefused, TokenError  # noqa: E402
 from tests.backends.mlx_models import CPU_FLOAT32, load_folder, plain_logits, write_mlx_model  # noqa: E402
 from tests.tiny_models import write_tiny_model  # noqa: E402
 
@@ -133,6 +136,51 @@ def test_a_pass_without_logits_is_computed_at_once(tiny: MlxBackend) -> None:
     cache = SharedCache(tiny)
     block = cache.block([1, 2, 3])
     assert np.abs(cache.read_kv(block, 2)[0]).min() > 0
+
+
+def test_memory_that_fits_nothing_more_is_given_back(tiny: MlxBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU MLX keeps an array's memory for another one of nearly that size, which with longer texts never comes."""
+    cleared: list[None] = []
+    monkeypatch.setattr(mx, "clear_cache", lambda: cleared.append(None))
+    monkeypatch.setattr(mlx_backend, "_TIDY_PASSES", 3)
+    cache = SharedCache(tiny, 64)
+    assert len(cleared) == 1  # the pool has grown
+    own = cache.block([1, 2])
+    assert len(cleared) == 2
+    for token in range(6):
+        tiny.to_numpy(cache.forward([Row((own,), (token,))]).logits)
+    assert len(cleared) == 4
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "0"), ("1", "1")])
+def test_products_in_float32_are_not_rounded(
+    chosen: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_ENABLE_TF32", "to be put back")
+    if chosen is None:
+        del os.environ["MLX_ENABLE_TF32"]
+    else:
+        os.environ["MLX_ENABLE_TF32"] = chosen
+    importlib.reload(importlib.import_module("hogwild.backends.mlx"))
+    assert os.environ["MLX_ENABLE_TF32"] == expected
+
+
+@pytest.mark.parametrize(("device", "limits"), [("gpu", [7]), ("cpu", [])])
+def test_an_apple_gpu_keeps_what_it_reads_in_memory(
+    device: str, limits: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the weights are loaded, of which there are none here."""
+    found: list[int] = []
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "is_available", lambda device: True)
+    facts = {"max_recommended_working_set_size": 7}
+    monkeypatch.setattr(mx, "device_info", lambda device=None: facts if device == mx.Device(mx.gpu) else {})
+    monkeypatch.setattr(mx, "set_wired_limit", found.append)
+    monkeypatch.setattr(mx, "stream", lambda device: nullcontext())
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises((CheckpointError, ModelRefused)):
+        load_folder(tmp_path, LoadOptions(device=device))
+    assert found == limits
 
 
 # --- isolation

@@ -70,6 +70,14 @@ def test_a_fault_of_another_backend_is_seen(backend: str, name: str, monkeypatch
     assert fails(target)
 
 
+@pytest.mark.parametrize("is_apples", [True, False])
+def test_metal_kernels_are_a_target_where_metal_is(is_apples: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    mx = pytest.importorskip("mlx.core")
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    monkeypatch.setattr(mx.metal, "is_available", lambda: is_apples)
+    assert [target.path for target in find_targets("mlx")[0]] == (["plain", "metal"] if is_apples else ["plain"])
+
+
 @pytest.mark.parametrize("name", MODEL_FAULTS)
 def test_a_fault_of_whole_models_is_seen(name: str, torch_plain: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the layers, or already by the backend's own check at load."""

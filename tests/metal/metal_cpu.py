@@ -145,7 +145,8 @@ extern "C" __attribute__((visibility("default"))) const char* run(void** buffers
 class CpuStarter:
     """Starts kernels on the CPU; compiled ones are kept in `folder`.
 
-    order: bit 0 runs simdgroups and lanes backwards, bit 1 spreads matrices over the lanes in another way.
+    order: bit 0 runs simdgroups and lanes backwards, bit 1 spreads matrices over the lanes in another way, and gives
+    NaN as the larger and the smaller one of NaN and a number.
     optimise: False for kernels that run seldom: they compile in half the time, and run three times slower.
     """
 

@@ -18,9 +18,10 @@ from tiny_models import write_tiny_model
 from hogwild.backends.mlx import MlxBackend, load
 from hogwild.backends.mlx.kernels import KernelAttention
 from hogwild.backends.mlx.kernels.source import Call, Kernel
+from hogwild.backends.mlx.model_pass import LayerCache
 from hogwild.backends.mlx.weights import load_weights
 from hogwild.backends.options import LoadOptions
-from hogwild.errors import ModelRefused, OptionError
+from hogwild.errors import HogwildError, ModelRefused, OptionError
 from hogwild.models import find_checkpoint
 from tests.backends.contract import (
     CASES,
@@ -67,6 +68,19 @@ def test_contract(cpu: CpuStarter, check: Callable[..., None], case: ModelCase, 
 def test_sixteen_bits_pass_the_check_at_load(cpu: CpuStarter, dtype: str, tmp_path: Path) -> None:
     backend = open_with(cpu, write_tiny_model(tmp_path / "m"), dtype=getattr(mx, dtype))
     assert backend.info.attention == "Metal kernels"
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_the_check_at_load_starts_every_kernel(cpu: CpuStarter, kv_heads: int, tmp_path: Path) -> None:
+    """However many query heads share a kv head: those of few rows, of many, and what adds up."""
+    started = set()
+
+    def start(kernel: Kernel, call: Call) -> list[mx.array]:
+        started.add(kernel.name)
+        return cpu(kernel, call)
+
+    open_with(start, write_tiny_model(tmp_path / "m", num_key_value_heads=kv_heads))
+    assert started == {"hogwild_attend_vector", "hogwild_attend_matrix", "hogwild_merge"}
 
 
 def test_kernels_that_are_wrong_are_not_used(cpu: CpuStarter, tmp_path: Path) -> None:
@@ -117,6 +131,37 @@ def test_kernels_that_are_wrong_in_8_bits_alone_are_not_used(cpu: CpuStarter, tm
     assert backend.info.kv_dtype == "int8"
     with pytest.raises(ModelRefused, match="over K/V in 8 bits"):
         open_with(wrong, folder, kv_dtype="int8")
+
+
+def test_kernels_that_fail_in_8_bits_alone_are_not_used(cpu: CpuStarter, tmp_path: Path) -> None:
+    """A kernel for codes is another one, which may not compile."""
+
+    def broken(kernel: Kernel, call: Call) -> list[mx.array]:
+        if ("QUANTIZED", True) in call.template:
+            raise RuntimeError("no such function")
+        return cpu(kernel, call)
+
+    folder = write_tiny_model(tmp_path / "m")
+    assert "no such function" in open_with(broken, folder, only_kernels=False, kv_dtype="int8").info.attention
+    with pytest.raises(ModelRefused, match="no such function"):
+        open_with(broken, folder, kv_dtype="int8")
+
+
+def test_queries_of_another_dtype_than_keys_are_left_to_operations(
+    cpu: CpuStarter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some models ask in float32 whatever they store; only a pass shows it."""
+    attend = LayerCache.attend
+
+    def asks_in_float32(self: LayerCache, queries: mx.array, *rest: Any, **options: Any) -> mx.array:
+        return attend(self, queries.astype(mx.float32), *rest, **options).astype(queries.dtype)
+
+    monkeypatch.setattr(LayerCache, "attend", asks_in_float32)
+    folder = write_tiny_model(tmp_path / "m")
+    backend = open_with(cpu, folder, only_kernels=False, dtype=mx.float16)
+    assert "K is mlx.core.float16, but queries are mlx.core.float32" in backend.info.attention
+    with pytest.raises(HogwildError, match="but queries are"):
+        open_with(cpu, folder, dtype=mx.float16)
 
 
 def test_a_model_that_the_kernels_do_not_compute_is_named(cpu: CpuStarter, tmp_path: Path) -> None:

@@ -129,8 +129,10 @@ def test_dead_slots_and_dead_keys_reach_nobody(cpu: CpuStarter) -> None:
         np.testing.assert_array_equal(answers[1], answers[2])
 
 
-def test_a_broken_token_is_seen_only_by_those_who_read_it(cpu: CpuStarter) -> None:
+@pytest.mark.parametrize("order", range(4))
+def test_a_broken_token_is_seen_only_by_those_who_read_it(cpu: CpuStarter, order: int) -> None:
     """The pool stores NaN keys and zero values for a token that is not finite: its readers get NaN, others do not."""
+    cpu = CpuStarter(cpu.folder, order)
     for new_tokens in ((1, 1), (9, 1, 3)):
         case = made_case(new_tokens=new_tokens, private=True)
         (rows,) = case.groups

@@ -68,6 +68,14 @@ def test_simdgroup_functions(seldom: CpuStarter) -> None:
     np.testing.assert_allclose(run(seldom, i + "out[i] = simd_sum(a[i]);", x), halves.sum(1).repeat(32), rtol=1e-5)
     np.testing.assert_array_equal(run(seldom, i + "out[i] = simd_max(a[i]);", x), np.fmax.reduce(halves, 1).repeat(32))
     np.testing.assert_array_equal(run(seldom, i + "out[i] = simd_min(a[i]);", x), np.fmin.reduce(halves, 1).repeat(32))
+    numbers, broken = np.array([1, np.nan] * 32, np.float32), np.array([np.nan] * 64, np.float32)
+    for order, expected in ((0, 1), (2, np.nan)):
+        seldom.order = order
+        for function in ("max", "min"):
+            found = run(seldom, i + f"out[i] = {function}(a[i], b[i]);", numbers, numbers[::-1].copy())
+            np.testing.assert_array_equal(found, np.full(64, expected))
+            assert np.isnan(run(seldom, i + f"out[i] = {function}(a[i], simd_{function}(a[i]));", broken)).all()
+    seldom.order = 0
     np.testing.assert_array_equal(run(seldom, i + "out[i] = simd_broadcast(a[i], 7);", x), halves[:, 7].repeat(32))
     swapped = run(seldom, i + "out[i] = simd_shuffle_xor(a[i], 5);", x)
     np.testing.assert_array_equal(swapped, halves[:, np.arange(32) ^ 5].ravel())

@@ -109,6 +109,18 @@ def test_mlx_keeps_what_it_knows_quantised(tmp_path: Path, kinds: tuple[Type, ..
     assert_same(file, folder, "mlx", "auto")
 
 
+def test_mlx_computes_a_quantised_file_in_one_dtype_on_a_gpu_too(tmp_path: Path) -> None:
+    """Norms in float32 make all of it float32; scales in another dtype would be turned into it in every pass."""
+    mx = pytest.importorskip("mlx.core")
+    weights = pytest.importorskip("hogwild.backends.mlx.weights", exc_type=ImportError)
+    file, _ = quantised(tmp_path, (Type.Q4_0, Type.Q8_0))
+    for dtype, expected in ((None, mx.float32), (mx.float16, mx.float16)):
+        with mx.stream(mx.cpu):
+            model = weights.load_weights(find_checkpoint(str(file)), dtype, keep_quantised=True)
+        found = [x.dtype for _, x in weights.tree_flatten(model.parameters()) if mx.issubdtype(x.dtype, mx.floating)]
+        assert set(found) == {expected}
+
+
 def test_every_row_of_q_and_k_matters(tmp_path: Path) -> None:
     """The comparison sees two rows of one head that are exchanged."""
     file, folder = quantised(tmp_path, (Type.Q8_0,))

@@ -30,19 +30,21 @@ from hogwild.backends.ranks import Ranks, find_ranks
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.rotary import MAX_OFFSET, OffsetTable
 from hogwild.core.sampling import SampleRequest, SampleResult
-from hogwild.errors import BackendUnavailable, ModelRefused, OptionError
+from hogwild.errors import BackendUnavailable, HogwildError, ModelRefused, OptionError
 from hogwild.models.checkpoint import Checkpoint
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 _CHECK_SLOTS = 64
+_TIDY_PASSES = 256  # as many as in mlx-lm
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> Backend:
     """Load a checkpoint and certify it.
 
-    dtype "auto": quantised weights stay quantised; on a GPU everything else stays as stored, on a CPU activations, K/V
-    and plain weights are float32, since MLX computes 16-bit numbers slowly there. "float32" dequantises. "float16" and
-    "bfloat16" keep quantised weights and set the dtype of everything else. "float64" is refused.
+    dtype "auto": quantised weights stay quantised; on a GPU everything else stays as stored (but for GGUF files, see
+    `load_weights`), on a CPU activations, K/V and plain weights are float32, since MLX computes 16-bit numbers slowly
+    there. "float32" dequantises. "float16" and "bfloat16" keep quantised weights and set the dtype of everything else.
+    "float64" is refused.
 
     attention "auto": the Metal kernels on an Apple GPU, if they compute the model and pass the check at load; what was
     chosen stands in `info`.
@@ -77,6 +79,7 @@ def _load(checkpoint: Checkpoint, options: LoadOptions, *, channel: MlxChannel |
     options.refuse_compile("mlx")
     device = _find_device(options.device)
     kernels = _find_kernels(options, device)
+    _keep_in_memory(device)
     with mx.stream(device):
         model = load_weights(checkpoint, _find_dtype(options.dtype, device), keep_quantised=options.dtype != "float32")
         if channel is not None:
@@ -108,6 +111,7 @@ class MlxBackend:
         """
         self._model, self._device = model, device
         self._hook = Hook(model)
+        self._num_passes = 0
         try:
             self._certify(config, kernels, only_kernels, kv_dtype)
         except BaseException:
@@ -144,6 +148,9 @@ class MlxBackend:
         without the vocabulary projection.
         """
         self.reserve(plan.num_slots)
+        self._num_passes += 1
+        if self._num_passes % _TIDY_PASSES == 0:
+            mx.clear_cache()  # arrays become longer with the text, so those that MLX keeps fit nothing that comes
         with mx.stream(self._device):
             if hidden_states:
                 with recorded_layers(self._model) as outputs:
@@ -152,6 +159,7 @@ class MlxBackend:
             logits = self._run(plan)
             if not len(plan.logit_tokens):
                 self._pool.evaluate()
+                mx.clear_cache()  # a long text's arrays are large, and a short one's do not fit in them
             return ForwardResult(logits)
 
     def sample(self, logits: mx.array, requests: Sequence[SampleRequest]) -> SampleResult:
@@ -225,7 +233,7 @@ class MlxBackend:
                 refuse_unfit(found.layers, found.num_heads, found.dtype)
                 self._check(found, kernels, kv_dtype)
                 return "Metal kernels"
-            except ModelRefused as error:
+            except HogwildError as error:
                 if only_kernels:
                     raise
                 kept = f", not Metal kernels: {error}"
@@ -292,6 +300,15 @@ def _find_device(name: str) -> Any:
     if not mx.is_available(kinds[name]):
         raise BackendUnavailable("MLX has no GPU on this machine", expected="a GPU", got=name, remedy="use device cpu")
     return mx.Device(kinds[name])
+
+
+def _keep_in_memory(device: Any) -> None:
+    """Let weights and K/V stay where an Apple GPU reads them, as mlx-lm does while it generates.
+
+    Otherwise macOS may page them out between two passes, which makes a model that fills the memory many times slower.
+    """
+    if device != mx.Device(mx.cpu) and mx.metal.is_available():
+        mx.set_wired_limit(int(mx.device_info(device)["max_recommended_working_set_size"]))
 
 
 def _find_kernels(options: LoadOptions, device: Any) -> KernelAttention | None:

@@ -78,6 +78,7 @@ class KVPool:
                 remedy="lower the number of tokens, workers or concurrent problems",
             ) from error
         self._rows, self.num_slots = rows, num_slots
+        mx.clear_cache()  # on a GPU MLX keeps what was outgrown
 
     def write(self, layer: int, keys: mx.array, values: mx.array, where: SlotRows) -> None:
         """Store `keys [T, kv_heads, 1, Dk]` and `values [T, kv_heads, 1, Dv]` in the T slots `where`.

@@ -32,14 +32,16 @@ _OLDER = {
 def load_weights(checkpoint: Checkpoint, dtype: Any, *, keep_quantised: bool) -> Any:
     """The model, evaluated, on the current default device.
 
-    dtype: of floating-point weights and activations; None leaves them as stored.
+    dtype: of floating-point weights and activations; None leaves them as stored. But a quantised GGUF file has norms in
+    float32, so everything is computed in it: its scales, in float16, would be turned into float32 in every pass.
     """
     if isinstance(checkpoint.weights, RandomWeights):
         model = _random(checkpoint.config, checkpoint.weights)
     else:
         model = _from_gguf(checkpoint, keep_quantised) if checkpoint.format == "gguf" else _from_folder(checkpoint)
-    if not keep_quantised and any("scales" in module for _, module in model.named_modules()):
-        model = _dequantised(model)
+    if any("scales" in module for _, module in model.named_modules()):
+        model = model if keep_quantised else _dequantised(model)
+        dtype = mx.float32 if dtype is None and checkpoint.format == "gguf" else dtype
     if dtype is not None:
         model.set_dtype(dtype)
     model.eval()

@@ -115,7 +115,7 @@ def _mlx() -> Iterator[Target]:
     on_gpu = mx.default_device() == mx.Device(mx.gpu)
     device = "gpu" if on_gpu else "cpu"
     yield Target("mlx", "plain", device, plain.mlx_answer)
-    if on_gpu:
+    if on_gpu and mx.metal.is_available():  # MLX has GPUs of others too
         yield Target("mlx", "metal", device, _metal_answer)
 
 

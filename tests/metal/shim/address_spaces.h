@@ -11,6 +11,7 @@ typedef _Float16 half;
 typedef half float16_t;
 typedef __bf16 bfloat;
 typedef bfloat bfloat16_t;
+inline float converted(bfloat x) { return float(bfloat(float(x))); }
 
 #define device __attribute__((address_space(1)))
 #define constant __attribute__((address_space(2)))

@@ -2,6 +2,8 @@
 // and a barrier are meeting points: whoever does not come, or waits somewhere else, is reported with its line. Threadgroup
 // memory is filled with NaN before each threadgroup and may not exceed 32 KB.
 //
+// MLX asks for safe maths, but not for precise functions: of a NaN and a number max and min may give either. Both are tried.
+//
 // Not modelled: Apple's compiler and its limits of registers, fast maths, memory ordering between simdgroups other than
 // by barriers, speed.
 #pragma once
@@ -83,6 +85,7 @@ static uint3 group, num_groups, group_size, grid_size;
 static void* scheduler_stack_pointer;
 static void (*body)();
 static int matrix_layout;
+static bool nan_wins;
 static char message[400];
 
 struct Memory {
@@ -310,6 +313,7 @@ static const char* run_grid(void (*kernel_body)(), const uint* grid, const uint*
   num_groups = {grid[0] / group_size.x, grid[1] / group_size.y, grid[2] / group_size.z};
   const bool backwards = order & 1;
   matrix_layout = order >> 1 & 1;
+  nan_wins = matrix_layout;
   for (group.z = 0; group.z < num_groups.z; group.z++) {
     for (group.y = 0; group.y < num_groups.y; group.y++) {
       for (group.x = 0; group.x < num_groups.x; group.x++) {
@@ -352,12 +356,21 @@ T simd_sum(T x, LINE) {
   }, line);
   return x;
 }
-// Of a NaN and a number, the number: as fmax does.
+template <class T>
+T max(T a, T b) {
+  if (a != a || b != b) return (a != a) == shim::nan_wins ? a : b;
+  return a >= b ? a : b;
+}
+template <class T>
+T min(T a, T b) {
+  if (a != a || b != b) return (a != a) == shim::nan_wins ? a : b;
+  return a <= b ? a : b;
+}
 template <class T>
 T simd_max(T x, LINE) {
   shim::meet(&x, [](void** slots, int count) {
     T most = *(T*)slots[0];
-    for (int i = 1; i < count; i++) most = !(most >= *(T*)slots[i]) && *(T*)slots[i] == *(T*)slots[i] ? *(T*)slots[i] : most;
+    for (int i = 1; i < count; i++) most = max(most, *(T*)slots[i]);
     for (int i = 0; i < count; i++) *(T*)slots[i] = most;
   }, line);
   return x;
@@ -366,7 +379,7 @@ template <class T>
 T simd_min(T x, LINE) {
   shim::meet(&x, [](void** slots, int count) {
     T least = *(T*)slots[0];
-    for (int i = 1; i < count; i++) least = !(least <= *(T*)slots[i]) && *(T*)slots[i] == *(T*)slots[i] ? *(T*)slots[i] : least;
+    for (int i = 1; i < count; i++) least = min(least, *(T*)slots[i]);
     for (int i = 0; i < count; i++) *(T*)slots[i] = least;
   }, line);
   return x;
@@ -398,14 +411,6 @@ T simd_shuffle_xor(T x, ushort mask, LINE) {
   return simd_shuffle(x, ushort((shim::current->index % shim::LANES) ^ mask), line);
 }
 
-template <class T>
-T max(T a, T b) {
-  return a >= b || b != b ? a : b;
-}
-template <class T>
-T min(T a, T b) {
-  return a <= b || b != b ? a : b;
-}
 inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 namespace precise {
 inline float exp(float x) { return __builtin_expf(x); }
