@@ -5,7 +5,9 @@ That is what a CUDA graph does: an address that moves, or a number that the host
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import contextlib
+import weakref
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from test_cuda_sampling import VOCAB, random_request  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
 from hogwild.backends.cuda import sampling  # noqa: E402
-from hogwild.backends.cuda.graphs import BUCKETS, DecodeGraphs, SampleGraphs, Work  # noqa: E402
+from hogwild.backends.cuda.graphs import BUCKETS, CudaCapture, DecodeGraphs, Graphs, SampleGraphs, Work  # noqa: E402
 from hogwild.core.plan import ForwardPlan  # noqa: E402
 from hogwild.core.sampling import SampleRequest, SamplingParams  # noqa: E402
 
@@ -140,3 +142,99 @@ def test_a_host_read_in_between_is_found() -> None:
     graphs = DecodeGraphs(numbers, lambda: numbers.run() * float(numbers.run().sum()), Traced())
     assert graphs.forward(plan_of(1, wanted=(0,))) is None
     assert graphs.failure
+
+
+class FakeStream:
+    def __init__(self) -> None:
+        self.waited_for: list[FakeStream] = []
+
+    def wait_stream(self, other: FakeStream) -> None:
+        self.waited_for.append(other)
+
+
+class FakeGraph:
+    def replay(self) -> None:
+        pass
+
+
+class FakeCuda:
+    """Torch's rules of streams and of the memory that graphs share, without a GPU.
+
+    Memory must not be entered again once all its graphs are gone. A capture that fails leaves its stream current.
+    """
+
+    Stream, CUDAGraph = FakeStream, FakeGraph
+
+    def __init__(self) -> None:
+        self.current = self.main = FakeStream()
+        self.graphs: dict[int, weakref.WeakSet[FakeGraph]] = {}
+        self.num_pools = 0
+
+    def device(self, device: torch.device) -> contextlib.nullcontext[None]:
+        return contextlib.nullcontext()
+
+    def graph_pool_handle(self) -> int:
+        self.num_pools += 1
+        return self.num_pools
+
+    def current_stream(self) -> FakeStream:
+        return self.current
+
+    @contextlib.contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextlib.contextmanager
+    def graph(self, graph: FakeGraph, pool: int, stream: FakeStream | None = None) -> Iterator[None]:
+        if pool in self.graphs and not self.graphs[pool]:
+            raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED")
+        self.graphs.setdefault(pool, weakref.WeakSet()).add(graph)
+        before, self.current = self.current, stream or FakeStream()
+        try:
+            yield
+        except RuntimeError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+        self.current = before
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    cuda = FakeCuda()
+    for name in ("Stream", "CUDAGraph", "device", "graph_pool_handle", "current_stream", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
+    return cuda
+
+
+def test_graphs_that_were_all_forgotten_are_captured_again(cuda: FakeCuda) -> None:
+    graphs, streams = Graphs(CudaCapture(torch.device("cuda"))), []
+
+    def work() -> torch.Tensor:
+        streams.append(cuda.current)
+        return torch.ones(1)
+
+    for generation in range(3):
+        for key in "ab":
+            assert graphs.run(key, generation, work) is not None, graphs.failure
+    assert cuda.num_pools == 3, "graphs of one generation share memory"
+    assert len({id(stream) for stream in streams}) == 1, "products keep memory for each stream"
+    assert cuda.main not in streams
+    assert cuda.current is cuda.main
+
+
+def test_after_a_capture_that_fails_work_goes_where_it_went_before(cuda: FakeCuda) -> None:
+    graphs, runs = Graphs(CudaCapture(torch.device("cuda"))), []
+
+    def work() -> torch.Tensor:
+        runs.append(cuda.current)
+        if len(runs) == 3:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        return torch.ones(1)
+
+    assert graphs.run("a", 0, work) is None
+    assert graphs.failure == "operation not permitted when stream is capturing"
+    assert cuda.current is cuda.main
+    assert cuda.main.waited_for == [runs[0]], "what the runs before it wrote is there"

@@ -217,9 +217,8 @@ class TorchBackend:
 
             self._kernels = KernelAttention(self.pool, self._spec.layers, self._spec.num_heads)
             if self._device.type == "cuda" and find_ranks() is None:
-                capture = CudaCapture(self._device)
-                self._graphs = DecodeGraphs(self._kernels, self._run_loaded, capture)
-                self._sample_graphs = SampleGraphs(capture)
+                self._graphs = DecodeGraphs(self._kernels, self._run_loaded, CudaCapture(self._device))
+                self._sample_graphs = SampleGraphs(CudaCapture(self._device))
 
     def _run_plan(self, plan: ForwardPlan, *, as_it_is: bool = False) -> Tensor:
         """Logits `[L, V]` of the tokens that are wanted, without a graph. as_it_is: not compiled."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -60,7 +61,8 @@ class Graphs:
             try:
                 self._replays[key] = self._capture(work)
             except RuntimeError as error:
-                self.failure = str(error).partition("\n")[0]
+                first = error.__context__ or error  # torch then complains that the capture has failed
+                self.failure = str(first).partition("\n")[0]
         return self._replays[key]() if key in self._replays else None
 
 
@@ -159,30 +161,39 @@ class _SampleTable:
 
 
 class CudaCapture:
-    """Captures work on a device. All graphs share one pool of memory: they never run at the same time, and each one's
-    result is copied before the next runs."""
+    """Captures work on a device, on a stream of its own.
+
+    Its graphs share memory: they never run at the same time, and each one's result is copied before the next runs.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._memory = torch.cuda.graph_pool_handle()
+        self._stream: torch.cuda.Stream | None = None
+        self._alive: WeakSet[Work] = WeakSet()
 
     def __call__(self, work: Work) -> Work:
         """Capture, after two runs that make kernels and libraries ready."""
+        if not self._alive:
+            self._memory = torch.cuda.graph_pool_handle()  # memory whose graphs are all gone cannot be shared again
         with torch.cuda.device(self._device):
-            current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                for _ in range(2):
-                    work()
-            current.wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._memory):
-                result = work()
+            # Always the same one: each stream on which products ran keeps tens of megabytes for them.
+            stream = self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+            stream.wait_stream(current)
+            try:
+                with torch.cuda.stream(stream):  # torch itself stays on the stream of a capture that fails
+                    for _ in range(2):
+                        work()
+                    with torch.cuda.graph(graph, pool=self._memory, stream=stream):
+                        result = work()
+            finally:
+                current.wait_stream(stream)
 
         def replay() -> Tensor:
             graph.replay()
             return result
 
+        self._alive.add(replay)
         return replay
 
 
