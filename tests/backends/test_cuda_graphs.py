@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Hashable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ pytest.importorskip("transformers")
 
 from test_cuda_sampling import VOCAB, random_request  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from hogwild.backends.cuda import sampling  # noqa: E402
+from hogwild.backends.cuda.angles import AngleTables  # noqa: E402
 from hogwild.backends.cuda.graphs import BUCKETS, CudaCapture, DecodeGraphs, Graphs, SampleGraphs, Work  # noqa: E402
 from hogwild.core.plan import ForwardPlan  # noqa: E402
 from hogwild.core.sampling import SampleRequest, SamplingParams  # noqa: E402
@@ -75,6 +78,33 @@ def test_sampling_by_graphs_sees_nan_and_grows() -> None:
         assert result is not None
         assert result.finite.tolist() == [True, False]
         assert result.token_ids[0] >= num_banned
+
+
+class Copies(TorchDispatchMode):
+    """Whether each copy from the host to the device, here "meta", makes the host wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[bool] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if operation is torch.ops.aten.copy_.default and args[1].device.type == "cpu":
+            self.waits.append(not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False)))
+        if operation is torch.ops.aten._to_copy.default and args[0].device.type == "cpu":
+            self.waits.append(not kwargs.get("non_blocking", False))
+        return operation(*args, **kwargs)
+
+
+def test_sending_numbers_does_not_wait_for_the_pass_before() -> None:
+    request = SampleRequest(SamplingParams(temperature=1.0), 0.3, banned_ids=[1])
+    logits = torch.zeros(2, VOCAB, device="meta")
+    with Copies() as sent, contextlib.suppress(NotImplementedError):  # "meta" has no tokens to bring back
+        SampleGraphs(lambda work: work).sample(logits, [request, request])
+    assert sent.waits == [False]
+    with Copies() as sent:
+        AngleTables([], torch.float32, torch.device("meta")).to_device(np.arange(3))
+    assert sent.waits == [False]
 
 
 def test_too_many_rows_go_without() -> None:

@@ -150,7 +150,7 @@ class _SampleTable:
         start = rows.size
         host[start : start + len(seen)] = seen
         host[start + self._room[0] :][: len(banned)] = banned
-        self._buffer.copy_(torch.from_numpy(host))
+        self._buffer.copy_(torch.from_numpy(host), non_blocking=True)  # the pass before it is still being computed
         self.logits[:count].copy_(logits)
 
     def _grow(self, least: Sequence[int]) -> None:

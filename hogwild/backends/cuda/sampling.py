@@ -55,8 +55,8 @@ def sample(logits: Tensor, requests: Sequence[SampleRequest]) -> SampleResult:
     if not requests:
         return SampleResult(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_))
     columns, seen, banned = host_numbers(requests, logits.shape[1])
-    packed = torch.from_numpy(np.concatenate([columns.view(np.int64).ravel(), seen, banned])).to(logits.device)
-    numbers = unpack(packed, len(requests), len(seen))
+    packed = torch.from_numpy(np.concatenate([columns.view(np.int64).ravel(), seen, banned]))
+    numbers = unpack(packed.to(logits.device, non_blocking=True), len(requests), len(seen))
     return to_result(choose(logits, numbers, kinds_of(requests, logits.shape[1])))
 
 
