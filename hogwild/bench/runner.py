@@ -204,7 +204,8 @@ def _memory_errors(what: str) -> Iterator[None]:
     except HogwildError:
         raise
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+        text = str(error).lower()  # "illegal memory access" is a broken kernel
+        if not isinstance(error, MemoryError) and ("memory" not in text or "memory access" in text):
             raise
         raise PoolExhausted(
             f"the device has no room for {what}",

@@ -127,6 +127,16 @@ def test_a_pool_that_cannot_grow_says_so(tmp_path: Path) -> None:
     backend.reserve(128)
 
 
+def test_a_kernel_that_failed_before_is_no_lack_of_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    backend = load_folder(write_tiny_model(tmp_path))
+    monkeypatch.setattr("hogwild.backends.cuda.pool._grown", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        backend.reserve(1024)
+
+
 def test_one_worker_decodes_greedily_like_the_plain_model(tmp_path: Path) -> None:
     backend = load_folder(write_tiny_model(tmp_path, num_hidden_layers=2))
     prompt = list(random_tokens(9))

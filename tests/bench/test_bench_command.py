@@ -248,6 +248,15 @@ def test_a_framework_that_runs_out_of_memory_is_understood(monkeypatch):
     assert "the device has no room for contexts of 64 tokens" in result.stderr
 
 
+def test_a_kernel_that_reads_where_it_must_not_is_no_lack_of_memory(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(runner._Bench, "_measure", broken)
+    result = run(*TINY, "--workers", "1", "--context", "64")
+    assert "illegal memory access" in str(result.exception)
+
+
 def test_help_names_every_shape():
     text = " ".join(run("--help").stdout.split())
     assert all(name in text for name in SHAPES)
