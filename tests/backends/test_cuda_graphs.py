@@ -268,3 +268,37 @@ def test_after_a_capture_that_fails_work_goes_where_it_went_before(cuda: FakeCud
     assert graphs.failure == "operation not permitted when stream is capturing"
     assert cuda.current is cuda.main
     assert cuda.main.waited_for == [runs[0]], "what the runs before it wrote is there"
+
+
+@pytest.mark.gpu
+def test_a_gpu_chooses_by_graphs_what_the_cpu_chooses() -> None:
+    rng, graphs = np.random.default_rng(1), SampleGraphs(CudaCapture(torch.device("cuda")))
+    for _ in range(40):
+        requests = [random_request(rng) for _ in range(int(rng.integers(1, 10)))]
+        logits = torch.from_numpy((2 * rng.standard_normal((len(requests), VOCAB))).astype(np.float32))
+        got = graphs.sample(logits.cuda(), requests)
+        assert got is not None, graphs.failure
+        assert got.token_ids.tolist() == sampling.sample(logits, requests).token_ids.tolist()
+
+
+@pytest.mark.gpu
+def test_a_gpu_captures_again_and_goes_on_after_a_failure() -> None:
+    numbers = torch.rand(64, 64, device="cuda")
+
+    def work() -> torch.Tensor:
+        return numbers @ numbers
+
+    graphs, others = (Graphs(CudaCapture(torch.device("cuda"))) for _ in range(2))
+    for generation in range(3):
+        for key in "abab":
+            numbers += 1
+            assert_close(graphs.run(key, generation, work), work(), graphs.failure)
+    assert graphs.run("c", 2, lambda: work() * float(numbers.sum())) is None
+    assert "captur" in str(graphs.failure)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert_close(others.run("a", 0, work), work(), others.failure)
+
+
+def assert_close(found: torch.Tensor | None, expected: torch.Tensor, failure: str | None) -> None:
+    assert found is not None, failure
+    torch.testing.assert_close(found, expected)
