@@ -56,6 +56,8 @@ def run_bench(
         report.problem = "stopped by the user"
     except PoolExhausted as error:
         report.problem = str(error)
+    finally:
+        report.model = {**report.model, "attention": backend.info.attention}  # graphs may have failed meanwhile
 
 
 @dataclass(frozen=True, slots=True)

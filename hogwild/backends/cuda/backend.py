@@ -272,8 +272,10 @@ class TorchBackend:
     def _describe_attention(self) -> str:
         if self._graphs is None or self._sample_graphs is None:
             return str(self._choice)
-        failure = self._graphs.failure or self._sample_graphs.failure
-        return f"{self._choice}, {f'no CUDA graphs: {failure}' if failure else 'decoding as CUDA graphs'}"
+        if self._graphs.failure:
+            return f"{self._choice}, no CUDA graphs: {self._graphs.failure}"
+        failure = self._sample_graphs.failure
+        return f"{self._choice}, decoding as CUDA graphs" + (f", choosing tokens without: {failure}" if failure else "")
 
     def _check_logits(self, plan: ForwardPlan) -> Tensor:
         self.reserve(plan.num_slots)
