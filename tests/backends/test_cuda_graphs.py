@@ -156,6 +156,21 @@ def test_passes_are_replayed_by_bucket_and_captured_again_when_addresses_move() 
     assert graphs.forward(plan_of(*range(BUCKETS[-1] + 1), wanted=(0,))) is None
 
 
+def test_a_pass_that_does_not_come_again_is_not_captured() -> None:
+    numbers, traced = Doubling(), Traced()
+    numbers.shape_key = None
+    assert DecodeGraphs(numbers, numbers.run, traced).forward(plan_of(1, wanted=(0,))) is None
+    assert traced.count == 0
+
+
+def test_many_sessions_in_one_pass_are_replayed_too() -> None:
+    numbers, traced = Doubling(), Traced()
+    graphs = DecodeGraphs(numbers, numbers.run, traced)
+    for count in (65, 100, 128):
+        assert graphs.forward(plan_of(*range(count), wanted=(count - 1,))).tolist() == [[2 * (count - 1)]]
+    assert traced.count == 1
+
+
 def test_what_cannot_be_captured_runs_without_graphs_and_says_so() -> None:
     def refuse(work: Work) -> Work:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")

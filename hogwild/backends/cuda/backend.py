@@ -23,7 +23,7 @@ from hogwild.backends.cuda.choice import PLAIN, Choice, choose_attention
 from hogwild.backends.cuda.compiled import CompiledModel
 from hogwild.backends.cuda.device_plan import to_device_plan
 from hogwild.backends.cuda.facts import context_size_of, decoder_layers, model_spec, use_blocks
-from hogwild.backends.cuda.graphs import BUCKETS, CudaCapture, DecodeGraphs, SampleGraphs
+from hogwild.backends.cuda.graphs import CudaCapture, DecodeGraphs, SampleGraphs
 from hogwild.backends.cuda.loading import load_model, quiet
 from hogwild.backends.cuda.native.attention import NativeAttention
 from hogwild.backends.cuda.native.linear import FewRows
@@ -42,6 +42,8 @@ from hogwild.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from hogwild.backends.cuda.kernels.attention import KernelAttention
+
+FEW_TOKENS = 32  # the compiled model gives the logits of all tokens, which a prefill does not want
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> Backend:
@@ -222,7 +224,7 @@ class TorchBackend:
 
     def _run_plan(self, plan: ForwardPlan, *, as_it_is: bool = False) -> Tensor:
         """Logits `[L, V]` of the tokens that are wanted, without a graph. as_it_is: not compiled."""
-        run = self._run if as_it_is or plan.num_tokens > BUCKETS[-1] else self._run_compiled
+        run = self._run if as_it_is or plan.num_tokens > FEW_TOKENS else self._run_compiled
         if self._kernels is not None:
             self._kernels.load(plan)
             wanted = self._tables.to_device(plan.logit_tokens)

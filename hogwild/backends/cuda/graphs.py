@@ -22,7 +22,7 @@ from hogwild.backends.cuda.sampling import Numbers, choose, host_numbers, kinds_
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.sampling import SampleRequest, SampleResult
 
-BUCKETS = (1, 2, 4, 8, 16, 32)
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 _LEAST_PLACES = 64
 
 Work = Callable[[], Tensor]
@@ -36,7 +36,10 @@ class StaticPass(Protocol):
     def generation(self) -> int: ...
     @property
     def shape_key(self) -> Hashable:
-        """What the grids and constants of the loaded pass depend on, but for the number of tokens."""
+        """What the grids and constants of the loaded pass depend on, but for the number of tokens.
+
+        None: on more than comes again.
+        """
         ...
 
     def load(self, plan: ForwardPlan, *, num_tokens: int = 0) -> None:
@@ -87,8 +90,8 @@ class DecodeGraphs:
         if bucket is None or self.failure is not None:
             return None
         self._numbers.load(plan, num_tokens=bucket)
-        key = (bucket, self._numbers.shape_key)
-        logits = self._graphs.run(key, self._numbers.generation, self._run)
+        key = self._numbers.shape_key
+        logits = None if key is None else self._graphs.run((bucket, key), self._numbers.generation, self._run)
         if logits is None:
             return None
         wanted = torch.from_numpy(plan.logit_tokens).to(logits.device, non_blocking=True)

@@ -87,8 +87,8 @@ class KernelAttention:
 
     @property
     def shape_key(self) -> Hashable:
-        """What else the launches of the loaded pass depend on, beside its number of tokens."""
-        return self.query_tile, tuple(self._prefills.values()), self._has_work
+        """What else the launches of the loaded pass depend on, beside its number of tokens; None: on where it lies."""
+        return None if self._prefills else (self.query_tile, self._has_work)
 
     def load(self, plan: ForwardPlan, *, num_tokens: int = 0, by_block: bool = False) -> None:
         """Cut a pass into work and send the tables.
