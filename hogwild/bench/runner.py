@@ -56,6 +56,8 @@ def run_bench(
         report.problem = "stopped by the user"
     except PoolExhausted as error:
         report.problem = str(error)
+    finally:
+        report.model = {**report.model, "attention": backend.info.attention}  # graphs may have failed meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,8 @@ def _memory_errors(what: str) -> Iterator[None]:
     except HogwildError:
         raise
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+        text = str(error).lower()  # "illegal memory access" is a broken kernel
+        if not isinstance(error, MemoryError) and ("memory" not in text or "memory access" in text):
             raise
         raise PoolExhausted(
             f"the device has no room for {what}",

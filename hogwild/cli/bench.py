@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,7 +127,7 @@ def command(
     loaded = load(model, shape, backend, load_options, options)
     try:
         report = new_report(loaded, shape, options)
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, _kept(report, output_format, output):
             run_bench(loaded.backend, options, report, remark, lambda: interrupt.requested)
     finally:
         loaded.close()
@@ -205,6 +206,18 @@ def show(report: Report, output_format: str, output: Path | None) -> None:
         print_all(results_console(), to_tables(report))
     else:
         sys.stdout.write(render(report))
+
+
+@contextlib.contextmanager
+def _kept(report: Report, output_format: str, output: Path | None) -> Iterator[None]:
+    """Show what is measured when something else goes wrong, which is then raised."""
+    try:
+        yield
+    except Exception as error:
+        if report.decode:
+            report.problem = f"{type(error).__name__}: {error}"
+            show(report, output_format, output)
+        raise
 
 
 def _how_far(report: Report, options: BenchOptions) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,31 @@ def test_a_pool_that_cannot_grow_says_so(tmp_path: Path) -> None:
     with pytest.raises(PoolExhausted, match="no room"):
         backend.reserve(1 << 55)
     backend.reserve(128)
+
+
+def test_a_kernel_that_failed_before_is_no_lack_of_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    backend = load_folder(write_tiny_model(tmp_path))
+    monkeypatch.setattr("hogwild.backends.cuda.pool._grown", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        backend.reserve(1024)
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        ((None, None), ", decoding as CUDA graphs"),
+        (("why", None), ", no CUDA graphs: why"),
+        ((None, "why"), ", decoding as CUDA graphs, choosing tokens without: why"),
+    ],
+)
+def test_which_graphs_failed_is_said(failures: tuple[Any, Any], said: str, tmp_path: Path) -> None:
+    backend: Any = load_folder(write_tiny_model(tmp_path))
+    before = backend.info.attention
+    backend._graphs, backend._sample_graphs = (SimpleNamespace(failure=failure) for failure in failures)
+    assert backend.info.attention == before + said
 
 
 def test_one_worker_decodes_greedily_like_the_plain_model(tmp_path: Path) -> None:

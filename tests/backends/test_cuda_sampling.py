@@ -66,6 +66,19 @@ def test_batches_follow_the_definition_row_by_row(spread: float) -> None:
         assert result.token_ids.tolist() == [by_definition(row, r) for row, r in zip(logits, requests, strict=True)]
 
 
+def test_top_p_looks_at_what_top_k_leaves() -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.integers(0, 4, (6, VOCAB)).astype(np.float32)  # full of ties
+    params = [SamplingParams(1.0, top_p, top_k) for top_p in (0.3, 0.999) for top_k in (1, 3, 20)]
+    requests = [SampleRequest(entry, float(rng.random())) for entry in params]
+    chosen = sampling.sample(torch.from_numpy(logits), requests).token_ids.tolist()
+    assert chosen == [by_definition(row, request) for row, request in zip(logits, requests, strict=True)]
+    cold = SampleRequest(SamplingParams(0.0))
+    assert sampling.kinds_of([*requests, cold], VOCAB).top_p == 20, "no need to sort the whole vocabulary"
+    assert sampling.kinds_of([*requests, SampleRequest(SamplingParams(1.0, 0.9))], VOCAB).top_p == VOCAB
+    assert sampling.kinds_of([cold, SampleRequest(SamplingParams(1.0, 1.0, 5))], VOCAB).top_p == 0
+
+
 def test_ties_stay_and_the_first_one_wins_greedily() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, 0.0, 3.0]])
     assert sampling.sample(logits, [SampleRequest(GREEDY)]).token_ids[0] == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -246,6 +247,46 @@ def test_a_framework_that_runs_out_of_memory_is_understood(monkeypatch):
     result = run(*TINY, "--workers", "1", "--context", "64")
     assert result.exit_code == 2
     assert "the device has no room for contexts of 64 tokens" in result.stderr
+
+
+def test_a_kernel_that_reads_where_it_must_not_is_no_lack_of_memory(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(runner._Bench, "_measure", broken)
+    result = run(*TINY, "--workers", "1", "--context", "64")
+    assert "illegal memory access" in str(result.exception)
+
+
+def test_what_was_measured_is_kept_whatever_goes_wrong(monkeypatch, tmp_path):
+    original, file = runner._Bench._measure, tmp_path / "kept.json"
+
+    def broken(self, cases):
+        if cases[0].context == 128:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return original(self, cases)
+
+    monkeypatch.setattr(runner._Bench, "_measure", broken)
+    result = run(*TINY, "--workers", "1", "--context", "64,128", "--output", str(file))
+    assert str(result.exception) == "CUDA error: unspecified launch failure"
+    kept = read_report(file)
+    assert [case.context for case in kept.decode] == [64]
+    assert kept.problem == "RuntimeError: CUDA error: unspecified launch failure"
+
+
+def test_the_report_says_what_attended_in_the_end(monkeypatch):
+    from hogwild.backends.reference import ReferenceBackend
+
+    original, before = runner._Bench.run, ReferenceBackend.info.fget
+
+    def run_and_fail(self):
+        original(self)
+        monkeypatch.setattr(
+            ReferenceBackend, "info", property(lambda backend: replace(before(backend), attention="without graphs"))
+        )
+
+    monkeypatch.setattr(runner._Bench, "run", run_and_fail)
+    assert results(*TINY, "--workers", "1", "--context", "64")["model"]["attention"] == "without graphs"
 
 
 def test_help_names_every_shape():

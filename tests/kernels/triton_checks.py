@@ -286,6 +286,14 @@ def test_a_lone_prefill_is_torchs_own_attention(prompt: int, new: int, monkeypat
     assert not verdict(capped, tile=64, max_rows=256, num_items=2).problems
 
 
+def test_only_a_lone_prefill_is_no_pass_for_a_graph() -> None:
+    for new, is_one in ((70, False), (30, True)):
+        case = lone_prefill(0, new)
+        kernels = kernels_for(case)
+        kernels.load(case.plan)
+        assert (kernels.shape_key is not None) == is_one
+
+
 def test_a_pass_that_is_filled_up_reads_and_writes_the_same() -> None:
     case = made_case(new_tokens=(2, 1))
     kernels, (q, k, v, options) = kernels_for(case, tile=16), call_arguments(case)

@@ -39,8 +39,8 @@ class AngleTables:
         return self._tables[spec]
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
-        """A numpy array as a tensor on the device."""
-        return torch.from_numpy(np.array(array)).to(self._device)
+        """A numpy array as a tensor on the device. Nothing waits for what the device is computing."""
+        return torch.from_numpy(np.array(array)).to(self._device, non_blocking=True)
 
     def __call__(self, offsets: IntArray, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """cos and signed sin of `offsets [...]`, each `[..., D]`; float32, for float64 models float64."""

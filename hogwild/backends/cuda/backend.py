@@ -23,7 +23,7 @@ from hogwild.backends.cuda.choice import PLAIN, Choice, choose_attention
 from hogwild.backends.cuda.compiled import CompiledModel
 from hogwild.backends.cuda.device_plan import to_device_plan
 from hogwild.backends.cuda.facts import context_size_of, decoder_layers, model_spec, use_blocks
-from hogwild.backends.cuda.graphs import BUCKETS, CudaCapture, DecodeGraphs, SampleGraphs
+from hogwild.backends.cuda.graphs import CudaCapture, DecodeGraphs, SampleGraphs
 from hogwild.backends.cuda.loading import load_model, quiet
 from hogwild.backends.cuda.native.attention import NativeAttention
 from hogwild.backends.cuda.native.linear import FewRows
@@ -42,6 +42,8 @@ from hogwild.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from hogwild.backends.cuda.kernels.attention import KernelAttention
+
+FEW_TOKENS = 32  # the compiled model gives the logits of all tokens, which a prefill does not want
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> Backend:
@@ -217,13 +219,12 @@ class TorchBackend:
 
             self._kernels = KernelAttention(self.pool, self._spec.layers, self._spec.num_heads)
             if self._device.type == "cuda" and find_ranks() is None:
-                capture = CudaCapture(self._device)
-                self._graphs = DecodeGraphs(self._kernels, self._run_loaded, capture)
-                self._sample_graphs = SampleGraphs(capture)
+                self._graphs = DecodeGraphs(self._kernels, self._run_loaded, CudaCapture(self._device))
+                self._sample_graphs = SampleGraphs(CudaCapture(self._device))
 
     def _run_plan(self, plan: ForwardPlan, *, as_it_is: bool = False) -> Tensor:
         """Logits `[L, V]` of the tokens that are wanted, without a graph. as_it_is: not compiled."""
-        run = self._run if as_it_is or plan.num_tokens > BUCKETS[-1] else self._run_compiled
+        run = self._run if as_it_is or plan.num_tokens > FEW_TOKENS else self._run_compiled
         if self._kernels is not None:
             self._kernels.load(plan)
             wanted = self._tables.to_device(plan.logit_tokens)
@@ -273,8 +274,10 @@ class TorchBackend:
     def _describe_attention(self) -> str:
         if self._graphs is None or self._sample_graphs is None:
             return str(self._choice)
-        failure = self._graphs.failure or self._sample_graphs.failure
-        return f"{self._choice}, {f'no CUDA graphs: {failure}' if failure else 'decoding as CUDA graphs'}"
+        if self._graphs.failure:
+            return f"{self._choice}, no CUDA graphs: {self._graphs.failure}"
+        failure = self._sample_graphs.failure
+        return f"{self._choice}, decoding as CUDA graphs" + (f", choosing tokens without: {failure}" if failure else "")
 
     def _check_logits(self, plan: ForwardPlan) -> Tensor:
         self.reserve(plan.num_slots)

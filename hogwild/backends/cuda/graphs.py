@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from hogwild.backends.cuda.sampling import Numbers, choose, host_numbers, kinds_
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.sampling import SampleRequest, SampleResult
 
-BUCKETS = (1, 2, 4, 8, 16, 32)
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 _LEAST_PLACES = 64
 
 Work = Callable[[], Tensor]
@@ -35,7 +36,10 @@ class StaticPass(Protocol):
     def generation(self) -> int: ...
     @property
     def shape_key(self) -> Hashable:
-        """What the grids and constants of the loaded pass depend on, but for the number of tokens."""
+        """What the grids and constants of the loaded pass depend on, but for the number of tokens.
+
+        None: on more than comes again.
+        """
         ...
 
     def load(self, plan: ForwardPlan, *, num_tokens: int = 0) -> None:
@@ -60,7 +64,8 @@ class Graphs:
             try:
                 self._replays[key] = self._capture(work)
             except RuntimeError as error:
-                self.failure = str(error).partition("\n")[0]
+                first = error.__context__ or error  # torch then complains that the capture has failed
+                self.failure = str(first).partition("\n")[0]
         return self._replays[key]() if key in self._replays else None
 
 
@@ -85,8 +90,8 @@ class DecodeGraphs:
         if bucket is None or self.failure is not None:
             return None
         self._numbers.load(plan, num_tokens=bucket)
-        key = (bucket, self._numbers.shape_key)
-        logits = self._graphs.run(key, self._numbers.generation, self._run)
+        key = self._numbers.shape_key
+        logits = None if key is None else self._graphs.run((bucket, key), self._numbers.generation, self._run)
         if logits is None:
             return None
         wanted = torch.from_numpy(plan.logit_tokens).to(logits.device, non_blocking=True)
@@ -148,7 +153,7 @@ class _SampleTable:
         start = rows.size
         host[start : start + len(seen)] = seen
         host[start + self._room[0] :][: len(banned)] = banned
-        self._buffer.copy_(torch.from_numpy(host))
+        self._buffer.copy_(torch.from_numpy(host), non_blocking=True)  # the pass before it is still being computed
         self.logits[:count].copy_(logits)
 
     def _grow(self, least: Sequence[int]) -> None:
@@ -159,30 +164,39 @@ class _SampleTable:
 
 
 class CudaCapture:
-    """Captures work on a device. All graphs share one pool of memory: they never run at the same time, and each one's
-    result is copied before the next runs."""
+    """Captures work on a device, on a stream of its own.
+
+    Its graphs share memory: they never run at the same time, and each one's result is copied before the next runs.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._memory = torch.cuda.graph_pool_handle()
+        self._stream: torch.cuda.Stream | None = None
+        self._alive: WeakSet[Work] = WeakSet()
 
     def __call__(self, work: Work) -> Work:
         """Capture, after two runs that make kernels and libraries ready."""
+        if not self._alive:
+            self._memory = torch.cuda.graph_pool_handle()  # memory whose graphs are all gone cannot be shared again
         with torch.cuda.device(self._device):
-            current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                for _ in range(2):
-                    work()
-            current.wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._memory):
-                result = work()
+            # Always the same one: each stream on which products ran keeps tens of megabytes for them.
+            stream = self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+            stream.wait_stream(current)
+            try:
+                with torch.cuda.stream(stream):  # torch itself stays on the stream of a capture that fails
+                    for _ in range(2):
+                        work()
+                    with torch.cuda.graph(graph, pool=self._memory, stream=stream):
+                        result = work()
+            finally:
+                current.wait_stream(stream)
 
         def replay() -> Tensor:
             graph.replay()
             return result
 
+        self._alive.add(replay)
         return replay
 
 

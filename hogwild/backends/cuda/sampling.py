@@ -25,11 +25,15 @@ _COLUMNS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
-    """Which operations some row of a batch needs; `top_k` is the largest one that is asked for, 0 for none."""
+    """Which operations some row of a batch needs.
+
+    `top_k` is the largest one that is asked for, 0 for none; `top_p` how many of the most likely tokens it looks at:
+    beyond those of a row's top-k are only ties of the last one. 0 for none.
+    """
 
     draws: bool
     top_k: int
-    top_p: bool
+    top_p: int
     min_p: bool
 
 
@@ -55,8 +59,8 @@ def sample(logits: Tensor, requests: Sequence[SampleRequest]) -> SampleResult:
     if not requests:
         return SampleResult(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_))
     columns, seen, banned = host_numbers(requests, logits.shape[1])
-    packed = torch.from_numpy(np.concatenate([columns.view(np.int64).ravel(), seen, banned])).to(logits.device)
-    numbers = unpack(packed, len(requests), len(seen))
+    packed = torch.from_numpy(np.concatenate([columns.view(np.int64).ravel(), seen, banned]))
+    numbers = unpack(packed.to(logits.device, non_blocking=True), len(requests), len(seen))
     return to_result(choose(logits, numbers, kinds_of(requests, logits.shape[1])))
 
 
@@ -66,7 +70,7 @@ def kinds_of(requests: Sequence[SampleRequest], vocab_size: int) -> Kinds:
     return Kinds(
         draws=bool(warm),
         top_k=min(max((params.top_k for params in warm), default=0), vocab_size),
-        top_p=any(params.top_p < 1 for params in warm),
+        top_p=min(max((params.top_k or vocab_size for params in warm if params.top_p < 1), default=0), vocab_size),
         min_p=any(params.min_p > 0 for params in warm),
     )
 
@@ -142,20 +146,19 @@ def _keep(scores: Tensor, kinds: Kinds, top_k: Tensor, top_p: Tensor, min_p: Ten
         threshold = ranked.gather(-1, last).where(top_k > 0, _HIDDEN)
         scores = scores.where(scores >= threshold, _HIDDEN)
     if kinds.top_p:
-        scores = scores.where((scores >= _top_p_threshold(scores, top_p)) | (top_p >= 1), _HIDDEN)
+        scores = scores.where((scores >= _top_p_threshold(scores, top_p, kinds.top_p)) | (top_p >= 1), _HIDDEN)
     if kinds.min_p:
         scores = scores.where(scores.exp() >= min_p, _HIDDEN)
     return scores
 
 
-def _top_p_threshold(scores: Tensor, top_p: Tensor) -> Tensor:
-    """The score `[n, 1]` of the last token that is needed to reach the probability `top_p [n, 1]`."""
+def _top_p_threshold(scores: Tensor, top_p: Tensor, most: int) -> Tensor:
+    """The score `[n, 1]` of the last token that is needed to reach the probability `top_p [n, 1]`, of `most` tokens."""
     goal = top_p * scores.exp().sum(-1, keepdim=True)
-    size = scores.shape[1]
-    count = min(TOP_P_FIRST, size) if scores.device.type == "cpu" else size
+    count = min(TOP_P_FIRST, most) if scores.device.type == "cpu" else most
     ranked = scores.topk(count, dim=-1).values
     mass = ranked.exp().cumsum(-1)
-    if count < size and not bool((mass[:, -1:] >= goal)[top_p < 1].all()):
+    if count < most and not bool((mass[:, -1:] >= goal)[top_p < 1].all()):
         ranked = scores.sort(dim=-1, descending=True).values
         mass = ranked.exp().cumsum(-1)
     last = (mass < goal).sum(-1, keepdim=True).clamp_(max=ranked.shape[1] - 1)

@@ -16,6 +16,7 @@ import torch
 from hogwild.backends.base import LayerSpec
 
 MAX_HEAD_DIM = 256
+LEAST_CAPABILITY = (8, 0)  # Ampere: Triton's own least, and the oldest one that the kernels were compiled for
 
 
 def why_no_kernel(layers: Sequence[LayerSpec], dtype: torch.dtype, device: torch.device) -> str | None:
@@ -24,6 +25,8 @@ def why_no_kernel(layers: Sequence[LayerSpec], dtype: torch.dtype, device: torch
         return "triton is not installed"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"they run on NVIDIA GPUs, not on {device}"
+    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < LEAST_CAPABILITY:
+        return "they need compute capability {}.{}, this GPU has {}.{}".format(*LEAST_CAPABILITY, *found)
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"they compute in float32, float16 and bfloat16, not in {str(dtype).removeprefix('torch.')}"
     widest = max(max(layer.key_dim, layer.value_dim) for layer in layers)

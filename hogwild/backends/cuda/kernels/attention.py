@@ -87,8 +87,8 @@ class KernelAttention:
 
     @property
     def shape_key(self) -> Hashable:
-        """What else the launches of the loaded pass depend on, beside its number of tokens."""
-        return self.query_tile, tuple(self._prefills.values()), self._has_work
+        """What else the launches of the loaded pass depend on, beside its number of tokens; None: on where it lies."""
+        return None if self._prefills else (self.query_tile, self._has_work)
 
     def load(self, plan: ForwardPlan, *, num_tokens: int = 0, by_block: bool = False) -> None:
         """Cut a pass into work and send the tables.
@@ -152,8 +152,9 @@ class KernelAttention:
 
     def start(self) -> KernelPass:
         """The pass that was loaded, its angles made."""
-        for angles in self.angles.values():
-            angles.compose(self.tables["offsets"], self.tables["counts"])
+        with torch.cuda.device_of(self._nothing):  # type: ignore[no-untyped-call]  # triton launches on the current one
+            for angles in self.angles.values():
+                angles.compose(self.tables["offsets"], self.tables["counts"])
         prefills = tuple(self._prefills.values())
         return KernelPass(self, prefills, self._has_work, self._num_blocks)
 
@@ -328,7 +329,7 @@ class KernelPass:
         scale = q.shape[-1] ** -0.5 if scaling is None else float(scaling)
         softcap, sinks = options.get("softcap"), options.get("s_aux")
         bare = softcap is None and sinks is None
-        with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # triton launches on the current one
+        with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # as in `start`
             if self.prefills and not bare:
                 self.kernels.do_without_prefill()  # once in a model's life
             self.kernels.write(index, k[0], v[0])

@@ -62,7 +62,7 @@ class PassTables:
         self._buffer[:end].copy_(self._staging[:end], non_blocking=True)
         if self._device.type == "cuda":
             self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._sent.record()
+            self._sent.record(torch.cuda.current_stream(self._device))
 
     def _grow(self, sizes: Mapping[str, int]) -> None:
         for name, size in sizes.items():
