@@ -22,7 +22,15 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from hogwild.backends.cuda import sampling  # noqa: E402
 from hogwild.backends.cuda.angles import AngleTables  # noqa: E402
-from hogwild.backends.cuda.graphs import BUCKETS, CudaCapture, DecodeGraphs, Graphs, SampleGraphs, Work  # noqa: E402
+from hogwild.backends.cuda.graphs import (  # noqa: E402
+    BUCKETS,
+    MOST_ROWS,
+    CudaCapture,
+    DecodeGraphs,
+    Graphs,
+    SampleGraphs,
+    Work,
+)
 from hogwild.core.plan import ForwardPlan  # noqa: E402
 from hogwild.core.sampling import SampleRequest, SamplingParams  # noqa: E402
 
@@ -107,10 +115,17 @@ def test_sending_numbers_does_not_wait_for_the_pass_before() -> None:
     assert sent.waits == [False]
 
 
-def test_too_many_rows_go_without() -> None:
-    graphs = SampleGraphs(Traced())
-    request = SampleRequest(SamplingParams())
-    assert graphs.sample(torch.zeros(BUCKETS[-1] + 1, 4), [request] * (BUCKETS[-1] + 1)) is None
+@pytest.mark.usefixtures("on_a_gpu")
+def test_many_rows_are_chosen_for_some_at_a_time() -> None:
+    rng, traced = np.random.default_rng(3), Traced()
+    graphs, count = SampleGraphs(traced), 2 * MOST_ROWS + 5
+    requests = [random_request(rng) for _ in range(count)]
+    logits = torch.from_numpy((2 * rng.standard_normal((count, VOCAB))).astype(np.float32))
+    for _ in range(2):
+        got = graphs.sample(logits, requests)
+        assert got is not None, graphs.failure
+        assert got.token_ids.tolist() == sampling.sample(logits, requests).token_ids.tolist()
+    assert traced.count == 2, "one for as many as go together, one for the rest"
     assert graphs.sample(torch.zeros(0, 4), []) is None
 
 

@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hogwild.backends.cuda.sampling import Numbers, choose, host_numbers, kinds_of, to_result, unpack
+from hogwild.backends.cuda.sampling import Kinds, Numbers, choose, host_numbers, kinds_of, to_result, unpack
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.sampling import SampleRequest, SampleResult
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+MOST_ROWS = 32
 _LEAST_PLACES = 64
 
 Work = Callable[[], Tensor]
@@ -99,31 +100,39 @@ class DecodeGraphs:
 
 
 class SampleGraphs:
-    """The choice of tokens for at most `BUCKETS[-1]` rows."""
+    """The choice of tokens, for `MOST_ROWS` rows at a time: it takes many float64 numbers for each logit."""
 
     def __init__(self, capture: Capture) -> None:
-        self._graphs = Graphs(capture)
-        self._tables: dict[int, _SampleTable] = {}
+        self._capture = capture
+        self._buckets: dict[int, tuple[_SampleTable, Graphs]] = {}
 
     @property
     def failure(self) -> str | None:
         """Why there are no graphs, if so."""
-        return self._graphs.failure
+        return next((graphs.failure for _, graphs in self._buckets.values() if graphs.failure), None)
 
     def sample(self, logits: Tensor, requests: Sequence[SampleRequest]) -> SampleResult | None:
         """As `sampling.sample`; None for what is to be done without a graph."""
-        bucket = next((size for size in BUCKETS if size >= len(requests)), None)
-        if not requests or bucket is None or self.failure is not None:
+        if self.failure is not None:
             return None
-        if bucket not in self._tables:
-            self._tables[bucket] = _SampleTable(bucket, logits)
-        table = self._tables[bucket]
-        kinds = kinds_of(requests, logits.shape[1])
+        kinds, chosen = kinds_of(requests, logits.shape[1]), list[Tensor]()
+        for start in range(0, len(requests), MOST_ROWS):
+            rows = slice(start, start + MOST_ROWS)
+            part = self._choose(logits[rows], requests[rows], kinds)
+            if part is None:
+                return None
+            chosen.append(part)
+        return to_result(torch.cat(chosen, dim=1)) if chosen else None
+
+    def _choose(self, logits: Tensor, requests: Sequence[SampleRequest], kinds: Kinds) -> Tensor | None:
+        """As `sampling.choose`."""
+        bucket = next(size for size in BUCKETS if size >= len(requests))
+        if bucket not in self._buckets:
+            self._buckets[bucket] = _SampleTable(bucket, logits), Graphs(self._capture)
+        table, graphs = self._buckets[bucket]
         table.load(logits, *host_numbers(requests, logits.shape[1]))
-        generation = sum(table.generation for table in self._tables.values())
-        work = lambda: choose(table.logits, table.numbers, kinds)  # noqa: E731
-        chosen = self._graphs.run((bucket, kinds), generation, work)
-        return None if chosen is None else to_result(chosen[:, : len(requests)])
+        chosen = graphs.run(kinds, table.generation, lambda: choose(table.logits, table.numbers, kinds))
+        return None if chosen is None else chosen[:, : len(requests)].clone()  # the next rows may take its place
 
 
 class _SampleTable:
