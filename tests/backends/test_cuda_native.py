@@ -22,7 +22,7 @@ from hogwild.backends.cuda import TorchBackend, choice  # noqa: E402
 from hogwild.backends.cuda.native import attention as native_attention  # noqa: E402
 from hogwild.backends.cuda.native.compiler import BuildError  # noqa: E402
 from hogwild.backends.cuda.native.library import Library, shared_library  # noqa: E402
-from hogwild.backends.cuda.native.linear import MOST, FewRows  # noqa: E402
+from hogwild.backends.cuda.native.linear import MOST, few_rows  # noqa: E402
 from hogwild.backends.cuda.native.turns import find_turns  # noqa: E402
 from hogwild.backends.cuda.pool import KVPool  # noqa: E402
 from hogwild.backends.options import LoadOptions  # noqa: E402
@@ -165,7 +165,7 @@ def test_a_model_has_them_for_its_passes_alone(library: Library, monkeypatch: py
     true = library.linear
     monkeypatch.setattr(library, "linear", lambda x, *rest: (seen.append(len(x)), true(x, *rest))[1], raising=False)
     model = torch.nn.Sequential(torch.nn.Linear(16, 16), Own(16, 16), torch.nn.Linear(16, 16, dtype=torch.float64))
-    layers = FewRows(model, library)
+    layers = few_rows(model, library)
     for rows in (1, 2, 3, MOST, MOST + 1):
         x = torch.randn(rows, 16)
         expected = model[0](x)
@@ -229,7 +229,7 @@ def test_without_a_compiler(compiler: Any, reason: str, monkeypatch: pytest.Monk
         load_folder(folder, KERNEL)
     backend = load_folder(folder, AUTO)
     assert re.fullmatch(f"{re.escape(INSTEAD)}.*{reason}.*", backend.info.attention)
-    assert backend._few_rows is None
+    assert not len(backend._forwards)
 
 
 @pytest.mark.parametrize("name", ["attend", "linear"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,10 +22,12 @@ from hogwild.backends.cuda.choice import PLAIN, Choice, choose_attention
 from hogwild.backends.cuda.compiled import CompiledModel
 from hogwild.backends.cuda.device_plan import to_device_plan
 from hogwild.backends.cuda.facts import context_size_of, decoder_layers, model_spec, use_blocks
+from hogwild.backends.cuda.forwards import Forwards
 from hogwild.backends.cuda.graphs import CudaCapture, DecodeGraphs, SampleGraphs
 from hogwild.backends.cuda.loading import load_model, quiet
 from hogwild.backends.cuda.native.attention import NativeAttention
-from hogwild.backends.cuda.native.linear import FewRows
+from hogwild.backends.cuda.native.linear import few_rows
+from hogwild.backends.cuda.norms import fused_norms
 from hogwild.backends.cuda.pool import KVPool
 from hogwild.backends.cuda.sampling import sample
 from hogwild.backends.cuda.self_check import check_against_operations, check_against_plain, short_view
@@ -184,7 +185,7 @@ class TorchBackend:
     def close(self) -> None:
         """Free the pool and the weights."""
         del self.model, self.pool, self._decoder_layers, self._tables, self._workspace
-        del self._kernels, self._graphs, self._sample_graphs, self._compiled, self._native, self._few_rows
+        del self._kernels, self._graphs, self._sample_graphs, self._compiled, self._native, self._forwards
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -204,7 +205,7 @@ class TorchBackend:
     def _take(self, choice: Choice, kv_dtype: str) -> None:
         """Attend so, with an empty pool and what holds on to its arrays."""
         self._choice = choice
-        self._few_rows = None if choice.library is None else FewRows(self.model, choice.library)
+        self._forwards = _forwards(self.model, choice, self._device)
         self.pool = KVPool(self._spec.layers, self._dtype, self._device, kv_dtype)
         self._kernels: KernelAttention | None = None
         self._graphs: DecodeGraphs | None = None
@@ -229,12 +230,9 @@ class TorchBackend:
             self._kernels.load(plan)
             wanted = self._tables.to_device(plan.logit_tokens)
             return run(self._kernels.token_ids, self._kernels.positions, self._kernels.start(), wanted)
-        if self._native is not None and self._few_rows is not None:
-            # a compiled model would be compiled again for other layers
-            is_compiled = not as_it_is and self._compiled is not None and self._compiled.failure is None
-            with contextlib.nullcontext() if is_compiled else self._few_rows.applied():
-                native = self._native.start(plan)
-                return run(native.token_ids, native.positions, native, native.logit_tokens)
+        if self._native is not None:
+            native = self._native.start(plan)
+            return run(native.token_ids, native.positions, native, native.logit_tokens)
         current = self._plain_pass(plan)
         return run(current.plan.token_ids, current.plan.positions, current, current.plan.logit_tokens)
 
@@ -258,9 +256,10 @@ class TorchBackend:
     def _run(self, token_ids: Tensor, positions: Tensor, current: Pass, wanted: Tensor | None) -> Tensor:
         """Logits `[L, V]` of the tokens that are wanted, None: of all."""
         keep = {"logits_to_keep": wanted} if self._keeps_logits and wanted is not None else {}
-        output = self.model(
-            input_ids=token_ids, position_ids=positions, use_cache=False, **keep, **{PASS_KEYWORD: current}
-        )
+        with self._forwards.applied():
+            output = self.model(
+                input_ids=token_ids, position_ids=positions, use_cache=False, **keep, **{PASS_KEYWORD: current}
+            )
         logits: Tensor = output.logits[0]
         return logits if keep or wanted is None else logits.index_select(0, wanted)
 
@@ -291,6 +290,13 @@ def _compiled(model: nn.Module, modules: Sequence[nn.Module], options: LoadOptio
             "a model that lies in parts on several processes is not compiled", remedy="leave --compile out"
         )
     return CompiledModel(model, modules) if options.compile else None
+
+
+def _forwards(model: nn.Module, choice: Choice, device: torch.device) -> Forwards:
+    """What the passes compute in another way than the model itself, which is not compiled then."""
+    if choice.library is not None:
+        return few_rows(model, choice.library)
+    return fused_norms(model) if device.type == "cuda" else Forwards()
 
 
 def _keep_output(outputs: list[Tensor]) -> Any:
