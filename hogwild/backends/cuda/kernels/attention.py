@@ -9,23 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 from triton.runtime.interpreter import InterpretedFunction
 
 from hogwild.backends.base import LayerSpec
 from hogwild.backends.cuda.kernels.attend import attend
 from hogwild.backends.cuda.kernels.launch import PROGRAMS_PER_SM, choose_for_all, padded, query_tile
 from hogwild.backends.cuda.kernels.merge import merge, merge_by_block
+from hogwild.backends.cuda.kernels.prefill import Prefill, lone_rows
 from hogwild.backends.cuda.kernels.rotation import Angles
 from hogwild.backends.cuda.kernels.tables import PassTables
 from hogwild.backends.cuda.kernels.write import write
 from hogwild.backends.cuda.pool import KVPool
-from hogwild.core.plan import ForwardPlan, GroupPlan
+from hogwild.core.plan import ForwardPlan
 from hogwild.core.rotary import NO_ROTARY, RotarySpec
 from hogwild.core.work import cut_work
 
 INTERPRETED = isinstance(attend, InterpretedFunction)  # TRITON_INTERPRET=1 when triton was imported: on the CPU
-MIN_PREFILL = 64  # tokens from which on torch's own attention is the better one for a lone row
 TABLES = (
     *("counts", "token_ids", "positions", "write_slots", "tokens"),
     *("items", "order", "segments", "turns", "offsets", "column_slots", "column_index"),
@@ -34,22 +33,6 @@ _ENDLESS = 1 << 30
 _BLOCK_ITEMS = 16
 _BLOCK_BLOCKS = 16
 _BLOCK_WRITE = 4096  # features of a token that a program writes at once
-
-
-@dataclass(frozen=True, slots=True)
-class _Prefill:
-    """A lone row that reads one run, side by side in the pool: its tokens, and the run's slots."""
-
-    tokens: slice
-    slots: slice
-
-    @property
-    def num_tokens(self) -> int:
-        return int(self.tokens.stop - self.tokens.start)
-
-    @property
-    def num_keys(self) -> int:
-        return int(self.slots.stop - self.slots.start)
 
 
 class KernelAttention:
@@ -98,7 +81,7 @@ class KernelAttention:
         """
         most = max((group.num_tokens for group in plan.groups), default=1)
         self.query_tile = query_tile(self._launch, self._group_size, self._launch.max_rows if self._span else most)
-        self._prefills = {} if by_block or self._span or not self._bare_scores else _lone_rows(plan)
+        self._prefills = {} if by_block or self._span or not self._bare_scores else lone_rows(plan)
         self._plan, self._num_tokens = plan, max(num_tokens, plan.num_tokens)
         work = cut_work(
             plan,
@@ -301,7 +284,7 @@ class KernelPass:
     """One pass by the kernels; the role of `SharedPass`."""
 
     kernels: KernelAttention
-    prefills: tuple[_Prefill, ...]
+    prefills: tuple[Prefill, ...]
     has_work: bool
     num_blocks: int
 
@@ -338,45 +321,8 @@ class KernelPass:
             else:
                 out = q.new_empty(1, q.shape[2], q.shape[1], v.shape[-1])
             for prefill in self.prefills if bare else ():
-                self._prefill(index, prefill, q, scale, out)
+                prefill.attend(q, *self.kernels.pool.stored(index), scale, out)
         return out
-
-    def _prefill(self, index: int, prefill: _Prefill, q: Tensor, scale: float, out: Tensor) -> None:
-        """Ordinary causal attention on the slices where they lie."""
-        slots = prefill.slots
-        keys, values = (x.cut(slots.start, slots.stop).as_numbers(q.dtype) for x in self.kernels.pool.stored(index))
-        whole = prefill.num_tokens == prefill.num_keys
-        attended = torch.nn.functional.scaled_dot_product_attention(
-            q[:, :, prefill.tokens],
-            keys[None],
-            values[None],
-            attn_mask=None if whole else causal_lower_right(prefill.num_tokens, prefill.num_keys),
-            is_causal=whole,
-            scale=scale,
-            enable_gqa=q.shape[1] != len(keys),
-        )
-        out[:, prefill.tokens] = attended.transpose(1, 2)
-
-
-def _lone_rows(plan: ForwardPlan) -> dict[int, _Prefill]:
-    found = {g: _prefill(group) for g, group in enumerate(plan.groups)}
-    return {g: prefill for g, prefill in found.items() if prefill is not None}
-
-
-def _prefill(group: GroupPlan) -> _Prefill | None:
-    """The group as a prefill, if it is a long row that reads nothing but its own block, unturned and in one piece."""
-    slots = group.column_slots
-    if (
-        group.num_tokens < MIN_PREFILL
-        or group.turns.shape != (1, 1)
-        or group.num_runs != 1
-        or group.offsets[0, 0] != 0
-        or slots[-1] - slots[0] != len(slots) - 1
-        or (np.diff(slots) != 1).any()
-    ):
-        return None
-    start = int(slots[0])
-    return _Prefill(slice(group.token_start, group.token_start + group.num_tokens), slice(start, start + len(slots)))
 
 
 def _num_processors(device: torch.device) -> int:
