@@ -11,11 +11,11 @@ from torch.nn.functional import linear
 from hogwild.backends.cuda.forwards import Forwards
 from hogwild.backends.cuda.native.library import Library
 
-FEWEST, MOST = 3, 32  # rows; with fewer torch reads the weights once too, with more its BLAS is as fast
+MOST = 32  # rows; with more torch's BLAS is as fast on Intel's processors
 
 
 def few_rows(model: nn.Module, library: Library) -> Forwards:
-    """The linear layers of a model, of which the library computes products of `FEWEST` to `MOST` rows.
+    """The linear layers of a model, of which the library computes products of up to `MOST` rows.
 
     Layers of other classes and dtypes, and those that somebody has changed, stay as they are.
     """
@@ -25,7 +25,7 @@ def few_rows(model: nn.Module, library: Library) -> Forwards:
 
 def _forward(library: Library, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     rows = x.numel() // weight.shape[1]
-    return library.linear(x, weight, bias) if FEWEST <= rows <= MOST else linear(x, weight, bias)
+    return library.linear(x, weight, bias) if rows <= MOST else linear(x, weight, bias)
 
 
 def _suits(layer: nn.Linear) -> bool:
