@@ -25,13 +25,14 @@ struct Angles {
   const float *cos, *sin;
 };
 
-// The arrays and numbers of one layer; the tables are those of `WorkList`, but for what turns.py says.
+// The arrays and numbers of one layer; the tables are those of `WorkList`, but for what turns.py says. `fetch_slots`:
+// `column_slots`, ascending among the columns of an item.
 struct Layer {
   const float* queries;  // [H, T, Dk], rows of Dk side by side
   const void* keys;      // [kv_heads, slots, Dk] float32, or codes with scales
   const void* values;    // [kv_heads, slots, Dv]
   const float *key_scales, *value_scales;  // [kv_heads, slots], null: no codes
-  const int32_t *tokens, *items, *order, *segments, *column_slots, *column_index, *turns;
+  const int32_t *tokens, *items, *order, *segments, *column_slots, *fetch_slots, *column_index, *turns;
   Angles of_turns, of_shifts;  // times the scale; of each segment
   const int64_t* partners;     // [Dk]
   const float* sinks;          // [H] or null
@@ -41,17 +42,33 @@ struct Layer {
   float scale, softcap;  // softcap 0: none
 };
 
-// The rows of an item for one kv head, and the tile at hand.
+int64_t end_of(const Layer& layer, int64_t segment) {
+  return layer.segments[segment * 3 + 1] + layer.segments[segment * 3 + 2];
+}
+
+// What a thread computes at a time: the columns of an item, for one kv head.
+struct Part {
+  int64_t begin, end, head;
+};
+
+Part part_of(const Layer& layer, int64_t work) {
+  if (work >= layer.num_items * layer.kv_heads) return {0, 0, 0};
+  const int32_t* info = layer.items + work / layer.kv_heads * 5;
+  return {layer.segments[info[2] * 3 + 1], end_of(layer, info[3] - 1), work % layer.kv_heads};
+}
+
+// The rows of an item for one kv head, and the tile at hand. `next` is the work that the thread will probably do then.
 template <class T>
 class Item {
  public:
-  Item(const Layer& layer, int64_t item, int64_t head)
-      : layer_(layer), head_(head), info_(layer.items + item * 5), group_(layer.num_heads / layer.kv_heads),
+  Item(const Layer& layer, int64_t work, int64_t next)
+      : layer_(layer), own_(part_of(layer, work)), next_(part_of(layer, next)), head_(own_.head),
+        info_(layer.items + work / layer.kv_heads * 5), group_(layer.num_heads / layer.kv_heads),
         rows_(info_[1] * group_), padded_((layer.key_dim + LANES - 1) / LANES * LANES),
-        keys_(static_cast<const T*>(layer.keys) + head * layer.slots * layer.key_dim),
-        values_(static_cast<const T*>(layer.values) + head * layer.slots * layer.value_dim),
-        key_scales_(layer.key_scales ? layer.key_scales + head * layer.slots : nullptr),
-        value_scales_(layer.value_scales ? layer.value_scales + head * layer.slots : nullptr),
+        keys_(static_cast<const T*>(layer.keys) + head_ * layer.slots * layer.key_dim),
+        values_(static_cast<const T*>(layer.values) + head_ * layer.slots * layer.value_dim),
+        key_scales_(layer.key_scales ? layer.key_scales + head_ * layer.slots : nullptr),
+        value_scales_(layer.value_scales ? layer.value_scales + head_ * layer.slots : nullptr),
         plain_(rows_ * padded_), swapped_(layer.partners ? rows_ * padded_ : 0), turned_(swapped_.size()),
         scores_(rows_ * STRIDE), reach_(info_[1]), most_(rows_, NOTHING), total_(rows_ * LANES),
         sums_(rows_ * layer.value_dim), segment_(info_[2]) {
@@ -61,9 +78,8 @@ class Item {
   }
 
   void compute() {
-    const int64_t end = end_of(info_[3] - 1);
-    for (tile_ = layer_.segments[info_[2] * 3 + 1]; tile_ < end; tile_ += COLUMNS) {
-      filled_ = std::min<int64_t>(COLUMNS, end - tile_);
+    for (tile_ = own_.begin; tile_ < own_.end; tile_ += COLUMNS) {
+      filled_ = std::min<int64_t>(COLUMNS, own_.end - tile_);
       int32_t low = layer_.column_index[tile_], high = low;
       for (int64_t c = tile_; c < tile_ + filled_; ++c) {  // without a branch, unlike std::minmax_element
         low = std::min(low, layer_.column_index[c]);
@@ -107,8 +123,6 @@ class Item {
     for (int64_t d = 0; d < dim; ++d) swapped[d] = plain[layer_.partners[d]];
   }
 
-  int64_t end_of(int64_t segment) const { return layer_.segments[segment * 3 + 1] + layer_.segments[segment * 3 + 2]; }
-
   // Turns the queries from where they are for the block to the segment at hand.
   void turn() {
     turned_for_ = segment_;
@@ -127,9 +141,9 @@ class Item {
   // Scores the keys of the tile, segment by segment.
   void score() {
     for (int from = 0; from < filled_;) {
-      while (end_of(segment_) <= tile_ + from) ++segment_;
+      while (end_of(layer_, segment_) <= tile_ + from) ++segment_;
       if (layer_.partners && turned_for_ != segment_) turn();
-      const int to = std::min<int64_t>(filled_, end_of(segment_) - tile_);
+      const int to = std::min<int64_t>(filled_, end_of(layer_, segment_) - tile_);
       for (; to - from > 2; from += KEYS) score_keys<KEYS, LANES / KEYS>(from, to);
       if (from < to) score_keys<2, 6>(from, to);
       from = to;
@@ -151,13 +165,26 @@ class Item {
   }
 
   // Some of the next tile's keys, while this one is summed.
-  void fetch_keys(int64_t first, int64_t last) const {
+  INLINE void fetch_keys(int64_t first, int64_t last) const {
     last = std::min(last, layer_.num_columns);
     for (int64_t c = first; c < last; ++c) fetch(keys_ + layer_.column_slots[c] * layer_.key_dim, layer_.key_dim);
   }
 
-  static void fetch(const T* x, int64_t dim) {
-    for (int64_t d = 0; d < dim; d += 64 / sizeof(T)) __builtin_prefetch(x + d);
+  // As large a part of what comes next as the tile is of this item, to the second level of the cache. In the order of
+  // memory, in which the processor itself fetches what follows; the order of use has many gaps if steps are short.
+  INLINE void fetch_next() const {
+    const int64_t columns = own_.end - own_.begin, fetched = next_.end - next_.begin, done = tile_ - own_.begin;
+    const int32_t* first = layer_.fetch_slots + next_.begin + done * fetched / columns;
+    const int32_t* last = layer_.fetch_slots + next_.begin + (done + filled_) * fetched / columns;
+    const T* keys = keys_ + (next_.head - head_) * layer_.slots * layer_.key_dim;
+    const T* values = values_ + (next_.head - head_) * layer_.slots * layer_.value_dim;
+    for (auto slot = first; slot < last; ++slot) fetch<2>(keys + *slot * layer_.key_dim, layer_.key_dim);
+    for (auto slot = first; slot < last; ++slot) fetch<2>(values + *slot * layer_.value_dim, layer_.value_dim);
+  }
+
+  template <int LOCALITY = 3>
+  INLINE static void fetch(const T* x, int64_t dim) {
+    for (int64_t d = 0; d < dim; d += 64 / sizeof(T)) __builtin_prefetch(x + d, 0, LOCALITY);
   }
 
   // Up to N rows at once. Scores of keys that are there twice are overwritten, or never read.
@@ -206,6 +233,7 @@ class Item {
     const T* at[COLUMNS];
     for (int c = 0; c < filled_; ++c) at[c] = values_ + slot(c) * layer_.value_dim;
     const int64_t next = tile_ + filled_;
+    fetch_next();
     for (int64_t r = 0; r < rows_; ++r) {
       weigh(r);
       fetch_keys(next + r * COLUMNS / rows_, next + (r + 1) * COLUMNS / rows_);
@@ -276,6 +304,7 @@ class Item {
   }
 
   const Layer& layer_;
+  const Part own_, next_;
   const int64_t head_;
   const int32_t* info_;
   const int64_t group_, rows_, padded_;
@@ -316,7 +345,7 @@ template <class T>
 void attend(const Layer& layer, int64_t threads) {
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
   for (int64_t work = 0; work < layer.num_items * layer.kv_heads; ++work) {
-    Item<T> item(layer, work / layer.kv_heads, work % layer.kv_heads);
+    Item<T> item(layer, work, work + threads);
     item.compute();
     item.write(layer.partial + work * layer.max_rows * (layer.value_dim + 2));
   }

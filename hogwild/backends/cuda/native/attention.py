@@ -14,6 +14,7 @@ from hogwild.backends.cuda.angles import AngleTables, Rotation
 from hogwild.backends.cuda.native.library import Arguments, Library
 from hogwild.backends.cuda.native.turns import Turns, find_turns
 from hogwild.backends.cuda.pool import KVPool
+from hogwild.core.arrays import Int32Array
 from hogwild.core.plan import ForwardPlan
 from hogwild.core.rotary import NO_ROTARY
 from hogwild.core.work import WorkList, cut_work
@@ -57,6 +58,7 @@ class NativePass:
     logit_tokens: Tensor = field(init=False)  # [L]
     _angles: dict[tuple[Rotation, float], dict[str, Tensor]] = field(default_factory=dict)
     _write_slots: Tensor = field(init=False)
+    _fetch_slots: Int32Array = field(init=False)
     _partial: Tensor = field(init=False)
     _tables: dict[str, int] = field(init=False)  # arguments that all layers have in common
 
@@ -68,7 +70,8 @@ class NativePass:
         widest = max(layer.num_kv_heads * (layer.value_dim + 2) for layer in kernels.layers)
         self._partial = torch.empty(work.num_items * rows * widest)
         tables = {name: getattr(work, name) for name in ("items", "order", "segments", "column_slots", "column_index")}
-        tables |= {"tokens": turns.tokens, "turns": turns.turns}
+        self._fetch_slots = _in_order_of_memory(work)
+        tables |= {"tokens": turns.tokens, "turns": turns.turns, "fetch_slots": self._fetch_slots}
         self._tables = {name: table.ctypes.data for name, table in tables.items()}
         self._tables |= {"num_items": work.num_items, "num_tokens": self.plan.num_tokens}
         self._tables |= {"num_columns": len(work.column_slots), "partial": self._partial.data_ptr()}
@@ -132,6 +135,15 @@ class NativePass:
             made = dict(zip(("turn_cos", "turn_sin", "shift_cos", "shift_sin"), (*turns, *shifts), strict=True))
             self._angles[rotation, scale] = made | {"partners": tables.partners(rotation)}
         return self._angles[rotation, scale]
+
+
+def _in_order_of_memory(work: WorkList) -> Int32Array:
+    """`[C]` the slots of the columns, ascending among those of an item."""
+    slots, first, last = work.column_slots.copy(), work.segments[work.items[:, 2], 1], work.items[:, 3] - 1
+    ends = work.segments[last, 1] + work.segments[last, 2]
+    for begin, end in set(zip(first.tolist(), ends.tolist(), strict=True)):
+        slots[begin:end].sort()
+    return slots
 
 
 def _address(tensor: Tensor | None) -> int | None:

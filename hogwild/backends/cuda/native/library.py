@@ -33,7 +33,7 @@ class Arguments(ctypes.Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("queries", "keys", "values", "key_scales", "value_scales")),
         *((name, c_void_p) for name in ("tokens", "items", "order", "segments")),
-        *((name, c_void_p) for name in ("column_slots", "column_index", "turns")),
+        *((name, c_void_p) for name in ("column_slots", "fetch_slots", "column_index", "turns")),
         *((name, c_void_p) for name in ("turn_cos", "turn_sin", "shift_cos", "shift_sin")),
         *((name, c_void_p) for name in ("partners", "sinks", "partial", "out")),
         *((name, c_int64) for name in ("token_stride", "head_stride", "slots", "num_items", "num_tokens", "num_heads")),

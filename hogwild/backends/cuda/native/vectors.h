@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <cstring>
 
+// GCC drops calls of functions that do nothing but fetch, unless they are inlined.
+#define INLINE __attribute__((always_inline)) inline
+
 namespace {
 
 constexpr int LANES = 16;
@@ -46,7 +49,7 @@ inline vec fold(vec a, vec b) {
 }
 
 // The sum of the lanes of sums[i] in lane i.
-__attribute__((always_inline)) inline vec add_up(vec* sums) {
+INLINE vec add_up(vec* sums) {
   for (int i = 0; i < 8; ++i) sums[i] = fold<8>(sums[i], sums[i + 8]);
   for (int i = 0; i < 4; ++i) sums[i] = fold<4>(sums[i], sums[i + 4]);
   for (int i = 0; i < 2; ++i) sums[i] = fold<2>(sums[i], sums[i + 2]);
