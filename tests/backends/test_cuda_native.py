@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import platform
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from contract import CASES, CHECKS  # noqa: E402
 
 from hogwild.backends.cuda import TorchBackend, choice  # noqa: E402
 from hogwild.backends.cuda.native import attention as native_attention  # noqa: E402
-from hogwild.backends.cuda.native.compiler import BuildError  # noqa: E402
+from hogwild.backends.cuda.native.compiler import BuildError, find_compiler  # noqa: E402
 from hogwild.backends.cuda.native.library import Library, shared_library  # noqa: E402
 from hogwild.backends.cuda.native.linear import MOST, few_rows  # noqa: E402
 from hogwild.backends.cuda.native.turns import find_turns  # noqa: E402
@@ -42,6 +43,7 @@ from tests.backends.test_cuda_contract import SUBJECT, poisoned  # noqa: E402
 
 AUTO = LoadOptions(device="cpu")
 KERNEL, PLAIN = (replace(AUTO, attention=attention) for attention in ("kernel", "plain"))
+SOURCES = Path(native_attention.__file__).parent
 INSTEAD = "torch operations, not C++ kernels: "
 
 
@@ -174,6 +176,36 @@ def test_a_model_has_them_for_its_passes_alone(library: Library, monkeypatch: py
             assert model[2](x.double()).dtype == torch.float64
     assert seen == [1, 2, 3, MOST]
     assert not any("forward" in module.__dict__ for module in model)
+
+
+def fetches(folder: Path) -> dict[str, int]:
+    """How often the machine code of attention fetches to each level of the cache."""
+    try:
+        find_compiler().build(folder, folder / "attend.s", "-S")
+    except BuildError as error:
+        pytest.skip(str(error))
+    code = (folder / "attend.s").read_text()
+    return {level: len(re.findall(rf"\bprefetch{level}\b", code)) for level in ("t0", "t1")}
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="counts instructions of x86-64")
+def test_no_compiler_drops_what_fetches(tmp_path: Path) -> None:
+    """Functions that only fetch do nothing, in the eyes of GCC, which drops calls that it has not inlined before."""
+    for name in ("attend.cpp", "vectors.h"):
+        (tmp_path / name).write_text((SOURCES / name).read_text())
+    found = fetches(tmp_path)
+    assert found["t0"] >= 4, "keys of the next tile and values of this one, in float32 and in 8 bits"
+    assert found["t1"] >= 4, "keys and values of the next item"
+
+
+def test_the_next_item_is_fetched_in_the_order_of_memory() -> None:
+    case = next(case for case in map(attention_case, range(100)) if case.plan.groups[0].num_runs > 20)
+    work = cut_work(case.plan, tile=native_attention.TILE, query_tile=3, num_items=1, span=2)
+    slots = native_attention._in_order_of_memory(work)
+    columns = [range(*work.segments[a:b, 1].tolist()[:1], sum(work.segments[b - 1, 1:])) for a, b in work.items[:, 2:4]]
+    assert len(set(columns)) > 1
+    for item in columns:
+        assert slots[item].tolist() == sorted(work.column_slots[item])
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
