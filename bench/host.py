@@ -3,7 +3,7 @@
     python -m bench.host --sessions 1 8 32 --workers 2
 
 All of it is timed: rows, checks, planning, the work list of the GPU kernels, and what becomes of the tokens, text and
-events included. In the place of the model stands a text that every worker recites, each from another sentence on, so
+events included. In the place of the model stands a text that every worker recites, each from another place on, so
 that steps end and are published as in a real run. Prints milliseconds per pass (the median), and microseconds for each
 session, of which `work list` is a part.
 """
@@ -31,7 +31,7 @@ WARM_UP = 60  # passes
 
 
 class Reciter:
-    """A backend that computes nothing: row r of a pass says what stands r sentences on in the text."""
+    """A backend that computes nothing: row r of a pass says what stands 17 r tokens on in the text."""
 
     pool_owner = None
     info = BackendInfo("recited", "none", "none", "none")

@@ -24,7 +24,7 @@ FAULTS = {
     "the window is one short": ("distance < layer_.window)", "distance + 1 < layer_.window)"),
     "keys out of sight are left in": ("if (high <= reach_[t] &&", "if (low <= reach_[t] &&"),
     "tiles in sight are left out": ("if (low > farthest_ ||", "if (low > nearest_ ||"),
-    "queries of the first kv head": ("head = head_ * group_ + r % group_;", "head = r % group_;"),
+    "queries of the first kv head": ("head = own_.head * group_ + r % group_;", "head = r % group_;"),
     "turned backwards": ("+ load(swapped + at) * s", "- load(&swapped_[at]) * s"),
     "turned for the first segment": ("turned_for_ != segment_)", "turned_for_ < 0)"),
     "the index of the tile's first key": ("layer_.column_index[tile_ + c];", "layer_.column_index[tile_] + c;"),

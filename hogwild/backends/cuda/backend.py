@@ -293,7 +293,7 @@ def _compiled(model: nn.Module, modules: Sequence[nn.Module], options: LoadOptio
 
 
 def _forwards(model: nn.Module, choice: Choice, device: torch.device) -> Forwards:
-    """What the passes compute in another way than the model itself, which is not compiled then."""
+    """What passes through the model that is not compiled compute in another way than it does itself."""
     if choice.library is not None:
         return few_rows(model, choice.library)
     return fused_norms(model) if device.type == "cuda" else Forwards()

@@ -1,6 +1,6 @@
-"""RMS normalisation by torch's own operation: one kernel on an NVIDIA GPU, where transformers' modules start six.
+"""RMS normalisation by torch's own operation: one on an NVIDIA GPU, where a module of transformers starts six to eight.
 
-Between the products of a decoding pass these are about half of all kernels. A norm rounds once then, not twice.
+Beside the products of a decoding pass these are more than half of all operations. A norm rounds once then, not twice.
 """
 
 from __future__ import annotations

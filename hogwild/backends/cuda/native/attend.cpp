@@ -62,13 +62,13 @@ template <class T>
 class Item {
  public:
   Item(const Layer& layer, int64_t work, int64_t next)
-      : layer_(layer), own_(part_of(layer, work)), next_(part_of(layer, next)), head_(own_.head),
+      : layer_(layer), own_(part_of(layer, work)), next_(part_of(layer, next)),
         info_(layer.items + work / layer.kv_heads * 5), group_(layer.num_heads / layer.kv_heads),
         rows_(info_[1] * group_), padded_((layer.key_dim + LANES - 1) / LANES * LANES),
-        keys_(static_cast<const T*>(layer.keys) + head_ * layer.slots * layer.key_dim),
-        values_(static_cast<const T*>(layer.values) + head_ * layer.slots * layer.value_dim),
-        key_scales_(layer.key_scales ? layer.key_scales + head_ * layer.slots : nullptr),
-        value_scales_(layer.value_scales ? layer.value_scales + head_ * layer.slots : nullptr),
+        keys_(static_cast<const T*>(layer.keys) + own_.head * layer.slots * layer.key_dim),
+        values_(static_cast<const T*>(layer.values) + own_.head * layer.slots * layer.value_dim),
+        key_scales_(layer.key_scales ? layer.key_scales + own_.head * layer.slots : nullptr),
+        value_scales_(layer.value_scales ? layer.value_scales + own_.head * layer.slots : nullptr),
         plain_(rows_ * padded_), swapped_(layer.partners ? rows_ * padded_ : 0), turned_(swapped_.size()),
         scores_(rows_ * STRIDE), reach_(info_[1]), most_(rows_, NOTHING), total_(rows_ * LANES),
         sums_(rows_ * layer.value_dim), segment_(info_[2]) {
@@ -107,7 +107,7 @@ class Item {
     const int64_t place = about[1] + info_[4];
     reach_[t] = int64_t{about[0]} + layer_.turns[place];
     for (int64_t r = t * group_; r < (t + 1) * group_; ++r) {
-      const int64_t head = head_ * group_ + r % group_;
+      const int64_t head = own_.head * group_ + r % group_;
       const float* x = layer_.queries + (info_[0] + t) * layer_.token_stride + head * layer_.head_stride;
       if (layer_.partners) turn_for_block(x, place, &plain_[r * padded_], &swapped_[r * padded_]);
       else
@@ -176,8 +176,8 @@ class Item {
     const int64_t columns = own_.end - own_.begin, fetched = next_.end - next_.begin, done = tile_ - own_.begin;
     const int32_t* first = layer_.fetch_slots + next_.begin + done * fetched / columns;
     const int32_t* last = layer_.fetch_slots + next_.begin + (done + filled_) * fetched / columns;
-    const T* keys = keys_ + (next_.head - head_) * layer_.slots * layer_.key_dim;
-    const T* values = values_ + (next_.head - head_) * layer_.slots * layer_.value_dim;
+    const T* keys = keys_ + (next_.head - own_.head) * layer_.slots * layer_.key_dim;
+    const T* values = values_ + (next_.head - own_.head) * layer_.slots * layer_.value_dim;
     for (auto slot = first; slot < last; ++slot) fetch<2>(keys + *slot * layer_.key_dim, layer_.key_dim);
     for (auto slot = first; slot < last; ++slot) fetch<2>(values + *slot * layer_.value_dim, layer_.value_dim);
   }
@@ -305,7 +305,6 @@ class Item {
 
   const Layer& layer_;
   const Part own_, next_;
-  const int64_t head_;
   const int32_t* info_;
   const int64_t group_, rows_, padded_;
   const T *keys_, *values_;
